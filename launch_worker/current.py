@@ -19,6 +19,8 @@ TO_WORKER = "to_worker"
 STOP = "stop"
 #: Seconds between two reported heartbeats: a job may call `heartbeat` in its innermost loop.
 _HEARTBEAT_EVERY_S = 0.1
+#: Characters of the file `stop` that are read.
+_STOP_CHARS = 1 << 16
 
 _current: CurrentRun | None = None
 
@@ -52,6 +54,8 @@ class CurrentRun:
         #: Last value of each name that this process reported, as `wandb.Run.summary`. Setting one reports it.
         self.summary = Summary(self)
         self._folder = env.get("LAUNCH_RUN_DIR", "")
+        #: Unix time of the run's limit; None for none.
+        self._deadline = float(_number(env.get("LAUNCH_DEADLINE", ""))) or None
         self._config_path = env.get("LAUNCH_CONFIG", "")
         self._config: dict[str, Any] | None = None
         self._step = -1
@@ -135,11 +139,37 @@ class CurrentRun:
     @property
     def stop_reason(self) -> str:
         """Why the run shall stop; '' while it need not."""
+        return self._stop_lines()[0].strip()
+
+    @property
+    def stop_deadline(self) -> float | None:
+        """The Unix time at which what is left of the job gets SIGKILL; None while it need not stop.
+
+        It may come earlier later, as when somebody cancels with `--now`.
+        """
+        for line in self._stop_lines()[1:]:
+            name, _, value = line.partition("=")
+            if name == "deadline" and value.isascii() and value.isdigit():
+                return float(value)
+        return None
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the job is asked to stop, or, once it is, until its SIGKILL; None where nobody knows.
+
+        Before that it is the time until the run's limit (`--timeout`), and at least 0.
+        """
+        deadline = self.stop_deadline or self._deadline
+        return None if deadline is None else max(0.0, deadline - time.time())
+
+    def _stop_lines(self) -> list[str]:
+        if not self._folder:
+            return [""]
         try:
             with open(os.path.join(self._folder, STOP), encoding="utf-8", errors="replace") as file:
-                return file.read().strip() if self._folder else ""
+                return file.read(_STOP_CHARS).split("\n")
         except OSError:
-            return ""
+            return [""]
 
     def _tell(self, words: Mapping[str, Any]) -> None:
         if not self._folder:

@@ -14,6 +14,7 @@ from launch_worker.agent.leases import lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.prepare import ending_of
 from launch_worker.attempt.supervise import asked_of
 from launch_worker.attempt.talk import read_words
 from launch_worker.attempt.worker_folder import WorkerFolder
@@ -21,7 +22,7 @@ from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
-from launch_worker.runners.job import Gone, Job, Lease
+from launch_worker.runners.job import TERM_ALL, Gone, Job, Lease
 from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.runner import ProcessRunner
@@ -109,13 +110,14 @@ class Adopter:
         """Receive the job's events from now on; returns a function that adopts the job. Needs no Redis."""
         assert abandoned.runner is not None
         env = {"LAUNCH_RUN_ID": folder.run_id, "LAUNCH_TOKEN": str(folder.token)}
-        kept, grace_s = folder.read_record(), 10.0
+        kept, grace_s, ending = folder.read_record(), 10.0, TERM_ALL
         if kept is not None:
             try:
-                grace_s = parse_spec(kept.spec).grace_s
+                spec = parse_spec(kept.spec)
+                grace_s, ending = spec.grace_s, ending_of(spec)
             except InputError as error:
                 log.error("run.damaged run=%s: %s", folder.run_id, error)
-        job = abandoned.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue())
+        job = abandoned.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue(), ending=ending)
         if kept is not None and self._is_kept_from_others(kept):
             # No other machine is given the run, so the job may go on for as long as Redis is away.
             abandoned.runner.renew({left.key: None})

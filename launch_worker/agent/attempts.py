@@ -156,12 +156,15 @@ class Attempts:
         for attempt in self.attempts:
             attempt.events.put(event)
 
-    def hand_back(self, reason: str) -> None:
-        """Give runs whose jobs have not begun back to their queues, now and from now on; begun jobs go on."""
-        self._ending = self._ending or HandBack(reason)
+    def hand_back(self, reason: str, *, ends_at: float | None = None) -> None:
+        """Give runs whose jobs have not begun back to their queues, now and from now on.
+
+        Begun jobs go on, and learn when the worker ends them, the monotonic time `ends_at`; None for never.
+        """
+        event = HandBack(reason, ends_at)
+        self._ending = self._ending or event
         for attempt in self.attempts:
-            if attempt.job is None:
-                attempt.events.put(HandBack(reason))
+            attempt.events.put(event)
 
     def cancel(self, attempt: Attempt, reason: str, grace_s: float | None, *, preempt: bool) -> None:
         """Stop a job; its run is Killed, or with `preempt` tried again."""

@@ -84,7 +84,7 @@ class WorkerShutdown:
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
         """Take nothing new and block until the jobs have ended; returns False after the timeout."""
-        self._stop_intake()
+        self._stop_intake(ends_at=None if timeout_s is None else time.monotonic() + timeout_s)
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         while not self._is_drained:
             if deadline is not None and boot_time_s() > deadline:
@@ -147,11 +147,14 @@ class WorkerShutdown:
             log.warning("worker.goodbye_unsaid %s", error)
         self._workplace.folder.release()
 
-    def _stop_intake(self) -> None:
-        """Take nothing new; claimed runs whose jobs have not begun go back to their queues."""
+    def _stop_intake(self, *, ends_at: float | None = None) -> None:
+        """Take nothing new; claimed runs whose jobs have not begun go back to their queues.
+
+        `ends_at` is the monotonic time at which the worker ends the others; None where it does not.
+        """
         self._intake.drain()
         self._items.return_claimed()
-        self._attempts.hand_back(f"its worker stopped before it had begun ({self._identity.worker})")
+        self._attempts.hand_back(f"its worker stopped before it had begun ({self._identity.worker})", ends_at=ends_at)
         self._recovery.halt()
 
     @property

@@ -28,6 +28,7 @@ from launch_worker.errors import (
 )
 from launch_worker.model.job_words import Word
 from launch_worker.model.outcome import Outcome
+from launch_worker.model.signals import parse_ahead
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.runners.job import Gone, Job
@@ -122,16 +123,27 @@ def _supervise(
     job.report_to(enter, on_started)
     attempt.phase = "run"
 
+    ahead = parse_ahead(spec.signal) if spec.signal else None
+
     def follow() -> None:
         context.logs.follow(tail, talk)
         context.sample(attempt)
 
     return supervise(
         job,
-        limits=Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code),
+        limits=Limits(
+            spec.timeout_s,
+            spec.stall_timeout_s,
+            spec.grace_s,
+            spec.preempt_exit_code,
+            signal=ahead,
+            signals_all=spec.stop_scope == "all",
+        ),
         last_output_s=lambda: max(tail.last_output_s, talk.last_output_s),
         ran_s=attempt.ran_s,
         asked_before=attempt.asked,
+        was_signalled=ahead is not None and attempt.is_adopted and attempt.folder.was_signalled,
+        note_signal=attempt.folder.note_signal,
         announce=job.announce,
         read_talk=talk.look_last,
         on_word=on_word,

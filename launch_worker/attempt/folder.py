@@ -42,6 +42,7 @@ log = logging.getLogger("launch_worker.spool")
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
+_SIGNALLED = "signalled"
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
 #: Seconds of a job's life up to which its folder is reused. Longer jobs are too few to matter, and other processes may
 #: have their folders open, as a container to which a job has mounted its `talk`.
@@ -207,6 +208,18 @@ class AttemptFolder:
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
+
+    def note_signal(self) -> None:
+        """Keep that the job gets the signal ahead of its end. A full disk is logged: the signal matters more."""
+        try:
+            self.write(_SIGNALLED, b"")
+        except OSError as error:
+            log.error("signal.not_noted run=%s: %s", self.run_id, error)
+
+    @property
+    def was_signalled(self) -> bool:
+        """Whether the job got the signal ahead of its end."""
+        return os.path.exists(f"{self.root}/{_SIGNALLED}")
 
     def keep_usage(self, recorder: Recorder) -> None:
         """Keep what the job has used by now, for the next worker. Raises OSError."""

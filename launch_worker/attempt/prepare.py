@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, job_environment
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
+from launch_worker.clock import boot_time_s
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
+from launch_worker.errors import InputError
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
+from launch_worker.model.signals import number_of
 from launch_worker.model.spec import RunSpec
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
-from launch_worker.runners.job import Job
+from launch_worker.runners.job import TERM_ALL, Ending, Job
 
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
 Start = Callable[[Path | None], Job]
@@ -113,7 +117,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
     return lambda code: context.runner.start(
         spec.command,
         key=attempt.key,
-        env=env,
+        env=env | _deadline(attempt),
         cwd=_folder(attempt, code),
         log_path=attempt.folder.output,
         grace_s=spec.grace_s,
@@ -122,7 +126,24 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
         timeout_s=math.ceil(patience.left_s),
         brief_s=FOLLOW_AFTER_S,
         start_by=attempt.held_until,
+        ending=ending_of(spec),
     )
+
+
+def ending_of(spec: RunSpec) -> Ending:
+    """How a process of the run is asked to end."""
+    if not (spec.stop_signal or spec.stop_scope):
+        return TERM_ALL
+    number = number_of(spec.stop_signal) if spec.stop_signal else TERM_ALL.stop_signal
+    return Ending(number, stops_main=spec.stop_scope == "main")
+
+
+def _deadline(attempt: Attempt) -> dict[str, str]:
+    """The variable that tells a job, which is about to start, the Unix time of its limit."""
+    if attempt.spec.timeout_s is None:
+        return {}
+    ahead_s = 0.0 if attempt.start_at is None else max(0.0, attempt.start_at - boot_time_s())
+    return {"LAUNCH_DEADLINE": str(math.floor(time.time() + ahead_s + attempt.spec.timeout_s))}
 
 
 def _container(
@@ -133,6 +154,8 @@ def _container(
     from launch_worker.runners.container.config import Files, Labels, NewContainer
 
     record, spec = attempt.record, attempt.spec
+    if spec.stop_scope == "all" and not plan.init:
+        raise InputError("in a container --stop-scope all needs the init process; leave out --no-init")
     env = container_environment(
         record,
         spec,
@@ -162,6 +185,9 @@ def _container(
             cwd=_folder_in_container(attempt, code),
             gpus=record.gpus,
             files=Files(_config(record, spec), code, arguments=arguments),
+            stop_signal=spec.stop_signal,
+            stops_all=spec.stop_scope == "all",
+            late_env=partial(_deadline, attempt),
         )
 
     return lambda code: context.containers().start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome, outcome_of_exit, signal_name
 from launch_worker.model.run import Record
+from launch_worker.model.signals import Ahead
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.runners.job import Exited, Gone, Handle
@@ -43,9 +45,13 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class HandBack:
-    """The worker takes nothing new: the run goes back to its queue if its job has not begun; a begun job goes on."""
+    """The worker takes nothing new: the run goes back to its queue if its job has not begun; a begun job goes on.
+
+    It goes on until `ends_at`, the monotonic time at which the worker ends its jobs; None for as long as it lasts.
+    """
 
     reason: str
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,10 @@ class Limits:
     stall_timeout_s: float | None
     grace_s: float
     preempt_exit_code: int = 85
+    #: Signal that the job gets ahead of its time limit, and of its SIGKILL where its worker or a preemption ends it.
+    signal: Ahead | None = None
+    #: Whether all processes of the job get it, and not its main process alone.
+    signals_all: bool = False
 
 
 class AttemptSuperseded(Exception):
@@ -132,7 +142,9 @@ def supervise(
     last_output_s: Callable[[], float],
     ran_s: float = 0.0,
     asked_before: Cancel | None = None,
-    announce: Callable[[str], None] = lambda _: None,
+    was_signalled: bool = False,
+    announce: Callable[[str, float], None] = lambda *_: None,
+    note_signal: Callable[[], None] = lambda: None,
     read_talk: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
     milestones: Sequence[tuple[float, Callable[[], None]]] = (),
@@ -140,13 +152,23 @@ def supervise(
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
     `ran_s`: the seconds for which another worker has supervised the job; `asked_before`: what that worker was asked.
-    `announce` shows the job that it shall stop; `read_talk` puts the words that it has written by now into its events.
+    `announce` shows the job that it shall stop, and the Unix time of its SIGKILL. `note_signal` keeps that the job gets
+    the signal ahead of its end, and `was_signalled` says that another worker has kept that. `read_talk` puts the words
+    that the job has written by now into its events.
     `on_word` gets each word; with a `Finish` the outcome that this makes of the run, whatever becomes of the tree.
     `milestones`, in order, are called at their monotonic times if the job is still there.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
-    course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
+    course = _Course(
+        handle,
+        limits,
+        begun=time.monotonic() - ran_s,
+        last_output_s=last_output_s,
+        announce=announce,
+        note_signal=note_signal,
+        was_signalled=was_signalled,
+    )
     if asked_before is not None:
         course.ask(asked_before)
     ahead = deque(milestones)
@@ -199,7 +221,9 @@ class _Course:
         *,
         begun: float,
         last_output_s: Callable[[], float],
-        announce: Callable[[str], None],
+        announce: Callable[[str, float], None],
+        note_signal: Callable[[], None],
+        was_signalled: bool,
     ) -> None:
         self.limits = limits
         self.words = Words()
@@ -210,31 +234,45 @@ class _Course:
         self._begun = begun
         self._last_output_s = last_output_s
         self._announce = announce
-        #: Deadlines (SIGTERM, SIGKILL; monotonic) after a stop was announced to a job that obeys it; None otherwise.
+        self._note_signal = note_signal
+        self._was_signalled = was_signalled
+        #: Monotonic time of the signal ahead of the end; None while there is none to come.
+        self._signal_at: float | None = None
+        if limits.timeout_s is not None:
+            self._signal_before(begun + limits.timeout_s)
+        #: Deadlines (SIGTERM, SIGKILL; monotonic) after a stop was announced to a job that has time to obey; else None.
         self._ends_at: tuple[float, float] | None = None
-        self._was_announced = False
+        #: Monotonic time of SIGKILL of which the job was told; infinite before.
+        self._announced_end = math.inf
+        #: The job was sent SIGTERM.
+        self._is_termed = False
 
     def wait_s(self) -> float | None:
         """Seconds until something may be due; None for ever."""
-        if self._ends_at is not None and self.exited is None:
-            return max(0.0, self._ends_at[0] - time.monotonic())
-        if self.asked or self.exited:
+        if self.exited is not None:
             return None
-        return _until_limit(self.limits, self._begun, self._last_output_s())
+        wait_s = None
+        if self._ends_at is not None:
+            wait_s = max(0.0, self._ends_at[0] - time.monotonic())
+        elif self.asked is None:
+            wait_s = _until_limit(self.limits, self._begun, self._last_output_s())
+        return _until(self._signal_at, wait_s)
 
     def look_at_clock(self) -> None:
         if self.exited is not None:
             return
         now = time.monotonic()
+        if self._signal_at is not None and now >= self._signal_at:
+            self._signal()
         if self._ends_at is not None:
             if now >= self._ends_at[0]:
-                kill_at, self._ends_at = self._ends_at[1], None
+                kill_at, self._ends_at, self._is_termed = self._ends_at[1], None, True
                 self._handle.stop(grace_s=max(0.0, kill_at - now))
             return
         if self.asked is None:
             self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
             if self.asked is not None:
-                self._end(self.asked.reason, self.limits.grace_s)
+                self._end(self.asked, self.limits.grace_s)
 
     def take(self, event: Any) -> None:
         """Take one event. Raises AttemptDetached."""
@@ -247,32 +285,71 @@ class _Course:
         elif isinstance(event, Detach):
             if event.at_once or (self.asked is None and self.exited is None):
                 raise AttemptDetached
-        elif self.exited is None and not isinstance(event, HandBack):
+        elif isinstance(event, HandBack):
+            if event.ends_at is not None and self.asked is None:
+                self._signal_before(event.ends_at + self.limits.grace_s)
+        elif self.exited is None:
             self.ask(event)
 
     def ask(self, event: Cancel | Shutdown | Superseded) -> None:
         # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
         if self.asked is None or _rank(event) < _rank(self.asked):
             self.asked = event
-        self._end("" if isinstance(event, Superseded) else event.reason, _grace(event, self.limits))
+        self._end(event, _grace(event, self.limits))
 
-    def _end(self, reason: str, grace_s: float) -> None:
-        is_first = not self._was_announced
-        if is_first and grace_s > 0:
-            self._was_announced = True
-            self._announce(reason)
-        if not grace_s or not self.words.heeds_stop or not (is_first or self._ends_at):
-            self._ends_at = None
-            self._handle.stop(grace_s=grace_s)
-            return
+    def _end(self, event: Cancel | Shutdown | Superseded | LimitReached, grace_s: float) -> None:
         now = time.monotonic()
-        ends_at = (now + grace_s / 2, now + grace_s)
-        self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
+        left_s = grace_s if self._ends_at is None else min(grace_s, self._ends_at[1] - now)
+        kill_at = now + left_s
+        if left_s > 0 and kill_at < self._announced_end:
+            self._announced_end = kill_at
+            self._announce(_reason(self.asked), time.time() + left_s)
+        term_at = now if self._is_termed or left_s <= 0 else self._time_of_term(event, now, kill_at)
+        if self._ends_at is not None:
+            term_at = min(term_at, self._ends_at[0])
+        if term_at > now:
+            self._ends_at = (term_at, kill_at)
+            return
+        self._ends_at, self._is_termed = None, True
+        self._handle.stop(grace_s=left_s)
+
+    def _time_of_term(self, event: Cancel | Shutdown | Superseded | LimitReached, now: float, kill_at: float) -> float:
+        """The monotonic time of SIGTERM to a job that is told of its end now, and has time to obey."""
+        term_at = (now + kill_at) / 2 if self.words.heeds_stop else now
+        if not _is_led_by_signal(event):
+            self._signal_at = None
+            return term_at
+        if self._was_signalled:
+            # By this end, or long before it.
+            return term_at if self._ends_at is None else max(term_at, self._ends_at[0])
+        self._signal_before(kill_at)
+        if self._signal_at is None:
+            return term_at
+        term_at = max(term_at, (max(now, self._signal_at) + kill_at) / 2)
+        if self._signal_at <= now:
+            self._signal()
+        return term_at
+
+    def _signal_before(self, end_at: float) -> None:
+        """Have the signal ahead of the end come before this monotonic time, unless it comes earlier."""
+        ahead = self.limits.signal
+        if ahead is not None and not self._was_signalled:
+            signal_at = end_at - ahead.seconds
+            self._signal_at = signal_at if self._signal_at is None else min(signal_at, self._signal_at)
+
+    def _signal(self) -> None:
+        """Send the signal ahead of the end, once."""
+        assert self.limits.signal is not None
+        self._signal_at, self._was_signalled = None, True
+        # Before the signal: should this worker die in between, the next one must not send it again.
+        self._note_signal()
+        self._handle.signal(self.limits.signal.name, to_all=self.limits.signals_all)
 
     def outcome(self) -> Outcome:
         """The outcome, now that nothing of the job is left."""
         # A stop was announced, and the job ended before it was signalled.
-        is_obeyed = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
+        was_told = self.words.heeds_stop or self._was_signalled
+        is_obeyed = was_told and self._ends_at is not None and self.exited is not None
         asked = None if isinstance(self.asked, Superseded) else self.asked
         ended = outcome_of_end(asked, self.exited, self.limits.preempt_exit_code, is_obeyed=is_obeyed)
         status = None if self.exited is None else self.exited.status
@@ -304,6 +381,17 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> LimitRea
     return None
 
 
+def _reason(asked: Cancel | Shutdown | Superseded | LimitReached | None) -> str:
+    return "" if asked is None or isinstance(asked, Superseded) else asked.reason
+
+
+def _is_led_by_signal(event: Cancel | Shutdown | Superseded | LimitReached) -> bool:
+    """Whether the signal ahead of the end comes before such an end too: a person's cancel and a stall need none."""
+    if isinstance(event, LimitReached):
+        return event.cause == "timeout"
+    return isinstance(event, Shutdown) or _is_preempted(event)
+
+
 def outcome_of_end(
     asked: Cancel | Shutdown | LimitReached | None,
     exited: Exited | None,
@@ -314,8 +402,8 @@ def outcome_of_end(
     """The outcome of a job that is gone, by what was asked of it and how its main process ended."""
     stopped = exited is not None and (is_obeyed or exited.stopped_by == "asked")
     if exited is None or exited.status is None:
-        if stopped and isinstance(asked, (Cancel, Shutdown)):
-            return _killed(asked)
+        if stopped and asked is not None:
+            return _stopped(asked)
         text = (exited and exited.problem) or "the exit status was lost when the worker's guard died"
         if exited is not None and exited.problem and exited.stopped_by in ("lease", "worker"):
             return Outcome(RunState.CRASHED, reason=text)
@@ -328,13 +416,14 @@ def outcome_of_end(
         return Outcome(RunState.CRASHED, reason=reason, exit_code=own.exit_code, signal=signal)
     if not stopped or asked is None:
         return own
+    return replace(_stopped(asked), exit_code=own.exit_code, signal=signal)
+
+
+def _stopped(asked: Cancel | Shutdown | LimitReached) -> Outcome:
+    """The outcome of a job that ended because that was asked of it."""
     if isinstance(asked, LimitReached):
-        failed = Outcome(RunState.FAILED, reason=asked.reason, phase="run", message=asked.reason, cause=asked.cause)
-        return replace(failed, exit_code=own.exit_code, signal=signal)
-    return replace(_killed(asked), exit_code=own.exit_code, signal=signal)
-
-
-def _killed(asked: Cancel | Shutdown) -> Outcome:
+        text = asked.reason
+        return Outcome(RunState.FAILED, reason=text, phase="run", message=text, cause=asked.cause)
     return Outcome(
         RunState.KILLED,
         reason=asked.reason,

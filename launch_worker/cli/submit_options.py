@@ -23,7 +23,8 @@ _GROUPS = {
     "Its code": "cwd uri upload requirements python",
     "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",
     "Resources": "gpus memory cpus",
-    "Limits": "timeout start_timeout stall_timeout grace expires concurrency_key limit_key",
+    "Limits": "timeout on_timeout signal start_timeout stall_timeout grace stop_signal stop_scope expires "
+    "concurrency_key limit_key",
     "Retries": "retries retry_delay retry_on retry not_on_same_worker "
     "max_preemptions preempt_exit_code checkpoint_every",
     "When": "at delay after cron cron_name timezone missed overlap",

@@ -9,6 +9,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID, RUN_ID
+from launch_worker.model.signals import parse_ahead, parse_signal
 from launch_worker.model.units import MAX_DURATION_S
 from launch_worker.untrusted.text import MAX_DEPTH, is_deeper
 
@@ -25,6 +26,11 @@ RESERVED_QUEUES = frozenset({MAINTENANCE_QUEUE, "unacked", "unacked_index", "una
 PRIORITIES = {"critical": 0, "high": 3, "medium": 6, "low": 9}
 RETRYABLE = ("failed", "crashed")
 MAX_RETRIES = 1000
+#: Times that a run goes back to its queue at its time limit, where it says `requeue` without a number.
+REQUEUES = 5
+_ON_TIMEOUT = re.compile(r"fail|requeue(?::([0-9]{1,4}))?")
+#: Processes of a job that are asked to end, before all of them are made to.
+STOP_SCOPES = ("main", "all")
 MAX_GPUS = 1024
 MAX_LIMIT = 1_000_000
 MAX_AFTER = 1000
@@ -200,6 +206,41 @@ def check_retry_on(words: tuple[str, ...]) -> None:
 
 
 PYTHON_RULE = "a version as 3.12 or >=3.11, or an implementation with one as pypy@3.11"
+
+
+def check_signal(name: str) -> None:
+    if name and parse_signal(name) != name:
+        raise InputError(f"signal {name[:40]!r} must be written as SIGUSR1")
+
+
+def check_signal_ahead(text: str) -> None:
+    if text and str(parse_ahead(text)) != text:
+        raise InputError(f"signal {text[:40]!r} must be written as SIGUSR1@120, with its time in seconds")
+
+
+def check_stop_scope(scope: str) -> None:
+    if scope not in ("", *STOP_SCOPES):
+        raise InputError(f"stop scope {scope!r} is unknown; use one of: {', '.join(STOP_SCOPES)}")
+
+
+def parse_on_timeout(text: str) -> int:
+    """How many times a run goes back to its queue at its time limit: N of `requeue:N`, 0 of `fail`.
+
+    Raises InputError.
+    """
+    match = _ON_TIMEOUT.fullmatch(text) if isinstance(text, str) else None
+    if match is None or (match[1] and not 1 <= int(match[1]) <= MAX_RETRIES):
+        raise InputError(
+            f"on timeout {str(text)[:40]!r} is not known; write it as fail, requeue or requeue:N, for at most N times, "
+            f"N from 1 to {MAX_RETRIES}"
+        )
+    return 0 if text == "fail" else int(match[1] or REQUEUES)
+
+
+def check_on_timeout(text: str) -> None:
+    parse_on_timeout(text)
+
+
 NAME_RULE = "1 to 200 characters without control characters"
 PROJECT_RULE = "ENTITY/PROJECT, each of letters, digits and . _ -"
 KEY_RULE = "letters, digits, and . _ @ = - after the first, at most 100"

@@ -23,12 +23,17 @@ SINCE = {
     "checkpoint_every_s": 3,
     "retry": 3,
     "not_on_same_worker": 3,
+    "stop_signal": 3,
+    "stop_scope": 3,
+    "signal": 3,
+    "on_timeout": 3,
 }
 
 
 def version_of(spec: RunSpec) -> int:
     """The version of the item that this spec is."""
-    found = [version for name, version in SINCE.items() if getattr(spec, name)]
+    # Of a field with a plain default the class has that default.
+    found = [version for name, version in SINCE.items() if getattr(spec, name) != getattr(type(spec), name)]
     # Older workers read no range.
     return max([*found, 3 if isinstance(spec.memory, str) else 1])
 

@@ -13,6 +13,7 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.ids import check_run_id, check_unique
 from launch_worker.model.needs import memory_range
+from launch_worker.model.signals import parse_ahead, parse_signal
 from launch_worker.model.units import parse_duration, parse_size, parse_time
 
 Reader = Callable[[str, Any], Any]
@@ -130,6 +131,16 @@ def env(name: str, value: Any) -> dict[str, str]:
 
 def run_id(name: str, value: Any) -> str:
     return check_run_id(value)
+
+
+def signal(name: str, value: Any) -> str:
+    """The name of a signal, as `SIGUSR1`; 10 is one too."""
+    return parse_signal(str(value) if type(value) is int else text(name, value), what=_spoken(name))
+
+
+def signal_ahead(name: str, value: Any) -> str:
+    """A signal and the time ahead of an end at which it comes, as `SIGUSR1@120`."""
+    return str(parse_ahead(text(name, value)))
 
 
 def unique(name: str, value: Any) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import parse_on_timeout
 from launch_worker.model.needs import memory_range, parse_needs
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry_rules import Rule, counts_of, parse_rules, rule_for, text_of
@@ -20,6 +21,10 @@ MAX_MISSTARTS = 5
 FIRST_MISSTART_DELAY_S = 2.0
 #: Words of a spec without which a crash is never followed by a retry.
 _MAY_RETRY = re.compile(r'"(?:retries|retry)":')
+
+
+#: Key of the time limits after which a run went on, among the counts of the rules of `--retry`.
+_REQUEUE = "requeue"
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,13 @@ def next_step(record: Record, outcome: Outcome, spec: RunSpec) -> NextStep:
             words = f"preempted {preemptions + 1} of {spec.max_preemptions} times"
             return NextStep(outcome, retry_delay_s=0.0, retry_reason=words, is_preemption=True)
         outcome = replace(outcome, reason=f"{outcome.reason}; it was preempted {preemptions} times before, and no more")
+    if outcome.cause == "timeout" and (most := parse_on_timeout(spec.on_timeout)):
+        counts = counts_of(record.retried)
+        if (gone_on := counts.get(_REQUEUE, 0)) < most:
+            words = f"goes on after its time limit, {gone_on + 1} of {most} times"
+            kept = text_of(counts | {_REQUEUE: gone_on + 1})
+            return NextStep(outcome, retry_delay_s=0.0, retry_reason=words, is_free=True, retried=kept)
+        outcome = replace(outcome, reason=f"{outcome.reason}; it went on {gone_on} times before, and no more")
     if outcome.worker_fault and outcome.phase != "run" and record.misstarts < MAX_MISSTARTS:
         words = f"back in its queue, for the start failed through its worker: {outcome.reason}"
         delay_s = FIRST_MISSTART_DELAY_S * 2**record.misstarts

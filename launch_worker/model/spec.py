@@ -17,6 +17,8 @@ from launch_worker.model.inputs import waits_of
 from launch_worker.model.macros import has_macros
 from launch_worker.model.needs import memory_range
 from launch_worker.model.options import CHECKS
+from launch_worker.model.signals import Ahead, parse_ahead
+from launch_worker.model.units import format_duration
 from launch_worker.untrusted.text import read_json
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,6 +67,13 @@ class RunSpec:
     start_timeout_s: float = 1800.0
     stall_timeout_s: float | None = None
     grace_s: float = 10.0
+    #: Signal that asks the job to end, and its receivers, main or all; '' for the usual ones (docs/jobs.md).
+    stop_signal: str = ""
+    stop_scope: str = ""
+    #: Signal that the job gets ahead of its end, SIGNAL@SECONDS; '' for none.
+    signal: str = ""
+    #: What follows the time limit: fail, requeue or requeue:N.
+    on_timeout: str = "fail"
     retries: int = 0
     retry_delay_s: float = 0.0
     retry_on: tuple[str, ...] = RETRYABLE
@@ -128,6 +137,8 @@ class RunSpec:
                 CHECKS[name](getattr(self, name))
         if self.env or self.env_from:
             _check_env(self.env, self.env_from)
+        if self.signal and self.timeout_s is not None:
+            _check_ahead(parse_ahead(self.signal), self.timeout_s)
         if self.uri or self.upload:
             _check_code(self.uri, self.upload)
         if self.requirements or self.requirements_files or self.python:
@@ -373,6 +384,14 @@ def environment_of_container(spec: RunSpec) -> InputError:
     """The error for a container that asks for a Python environment."""
     what = "--requirements" if spec.requirements else "--python"
     return InputError(f"a container has the packages of its image, and gets no environment; leave out {what}")
+
+
+def _check_ahead(ahead: Ahead, timeout_s: float) -> None:
+    if ahead.seconds >= timeout_s:
+        raise InputError(
+            f"a signal {format_duration(ahead.seconds)} before the time limit of {format_duration(timeout_s)} would "
+            "come before the job begins; choose a shorter time for --signal, or a longer --timeout"
+        )
 
 
 def _check_cwd(cwd: str, *, in_code: bool) -> None:

@@ -1,4 +1,4 @@
-"""`end_container ID KILL_AT`: SIGTERM now, SIGKILL at a boot time. Started by a guard when a lease was not renewed.
+"""`end_container ID KILL_AT`: its stop signal now, SIGKILL at a boot time. A guard starts it for a lapsed lease.
 
 On standard input: `{"run", "token", "owner", "redis", "attempt", "folder", "alone"}` as JSON. While the engine does not
 answer, nobody knows whether the container has ended, so the attempt is held (`Store.hold`): its run is given to nobody
@@ -111,7 +111,7 @@ def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -
                     api.kill(container, "SIGKILL")
                 elif not termed:
                     is_signalled = True
-                    api.kill(container, "SIGTERM")
+                    api.kill(container, ContainerState.of(found).stop_signal)
                     termed = True
         except NoContainerError:
             return True

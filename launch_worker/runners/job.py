@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,18 @@ Lease = tuple[float, float] | None
 LAPSED = "the worker could not renew the lease before the job was started"
 
 
+class Ending(NamedTuple):
+    """How a job is asked to end."""
+
+    #: Number of the signal that asks it.
+    stop_signal: int
+    #: Whether its main process alone gets that signal while it lives, and not all of its processes.
+    stops_main: bool
+
+
+TERM_ALL = Ending(signal.SIGTERM, False)
+
+
 class Handle(Protocol):
     """What supervision needs of a started job."""
 
@@ -24,6 +37,9 @@ class Handle(Protocol):
 
     def stop(self, *, grace_s: float) -> None:
         """Begin to end the whole job; may be repeated with a shorter grace."""
+
+    def signal(self, name: str, *, to_all: bool) -> None:
+        """Send a signal (`SIGUSR1`) to the main process, or to all; returns at once, and never raises."""
 
 
 class Job(Handle, Protocol):
@@ -58,8 +74,11 @@ class Job(Handle, Protocol):
     def catch_up(self) -> None:
         """Wait a moment until all that the job has printed by now is in its file."""
 
-    def announce(self, reason: str) -> None:
-        """Show the job that it shall stop; returns at once, and never raises."""
+    def announce(self, reason: str, kill_at: float) -> None:
+        """Show the job that it shall stop, and the Unix time of its SIGKILL; returns at once, and never raises.
+
+        It is called again when that time comes earlier.
+        """
 
     def explain(self, outcome: Outcome) -> Outcome:
         """Add the kernel's or the engine's knowledge of the end to the outcome."""

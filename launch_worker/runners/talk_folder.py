@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 from launch_worker.current import STOP
@@ -13,11 +14,16 @@ TALK = "talk"
 log = logging.getLogger("launch_worker.told")
 
 
-def announce_stop(folder: Path, reason: str) -> None:
+def stop_text(reason: str, kill_at: float) -> str:
+    """The content of the file `stop`: the reason in one line, and the Unix time of SIGKILL, which it is not before."""
+    return f"{reason.replace(chr(10), ' ')}\ndeadline={math.floor(kill_at)}\n"
+
+
+def announce_stop(folder: Path, reason: str, kill_at: float) -> None:
     """Show a job that it shall stop. Never raises: it is signalled anyway."""
     try:
         partial = folder / "stop.partial"
-        partial.write_text(f"{reason}\n")
+        partial.write_text(stop_text(reason, kill_at))
         partial.rename(folder / STOP)
     except OSError as error:
         log.warning("stop.not_shown folder=%s: %s", folder, error)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,18 @@ class NewContainer:
     #: Ids of the devices that it may use.
     gpus: Sequence[str]
     files: Files
+    #: Name of the signal that asks it to end; '' for the image's own.
+    stop_signal: str = ""
+    #: Whether its init process hands signals on to the whole process group of the program.
+    stops_all: bool = False
+    #: Variables that are made when the container is.
+    late_env: Callable[[], Mapping[str, str]] = dict
+
+    def environment(self) -> dict[str, str]:
+        """All of its environment, beside the image's."""
+        # Read by tini, which is Docker's init process.
+        group = {"TINI_KILL_PROCESS_GROUP": "1"} if self.stops_all else {}
+        return self.plan.env | group | dict(self.env) | dict(self.late_env())
 
     @property
     def program(self) -> str:

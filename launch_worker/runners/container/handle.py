@@ -128,12 +128,16 @@ class ContainerHandle:
         """Call `on_started` with its pid when it is known to run, `enter` with a sentence when the engine is silent."""
         self._notes.report_to(enter, on_started)
 
-    def announce(self, reason: str) -> None:
+    def announce(self, reason: str, kill_at: float) -> None:
         """Show the job that it shall stop, before it is signalled if the engine is not slow."""
-        self._stopping.announce(reason)
+        self._stopping.announce(reason, kill_at)
+
+    def signal(self, name: str, *, to_all: bool) -> None:
+        """Send a signal to its main process; an init process hands it on, to all where the container was made so."""
+        self._stopping.signal(name)
 
     def stop(self, *, grace_s: float) -> None:
-        """Send the image's stop signal, and SIGKILL after the grace. A second call can only shorten the grace."""
+        """Send its stop signal, and SIGKILL after the grace. A second call can only shorten the grace."""
         self._stopping.stop(grace_s=grace_s)
 
     def expired(self, kill_at: float) -> None:

@@ -29,19 +29,42 @@ class Stopping:
         self._runner = runner
         self._announcing: threading.Thread | None = None
 
-    def announce(self, reason: str) -> None:
+    def announce(self, reason: str, kill_at: float) -> None:
         """Show the job that it shall stop, before it is signalled if the engine is not slow."""
         life = self._life
         with life.changed:
-            if self._announcing is not None or not life.container:
+            if not life.container:
                 return
-            self._announcing = threading.Thread(
-                target=self._runner.talks.show_stop,
-                args=(life.container, reason),
-                name=f"announce-{life.key}",
-                daemon=True,
-            )
+            before = self._announcing
+
+            def show() -> None:
+                if before is not None:
+                    before.join()
+                self._runner.talks.show_stop(life.container, reason, kill_at)
+
+            self._announcing = threading.Thread(target=show, name=f"announce-{life.key}", daemon=True)
             self._announcing.start()
+
+    def signal(self, name: str) -> None:
+        """Send a signal that does not end the container; returns at once."""
+        threading.Thread(target=self._pass_on, args=(name,), name=f"signal-{self._life.key}", daemon=True).start()
+
+    def _pass_on(self, name: str) -> None:
+        """Send a signal once the engine takes it, unless the container is being ended by then."""
+        life = self._life
+        while not life.is_over and life.kill_at is None:
+            try:
+                if life.container:
+                    with clear_errors():
+                        self._runner.engine.api().kill(life.container, name)
+                    return
+            except EngineAwayError as error:
+                log.debug("container.not_signalled run=%s: %s", life.key, error)
+            except LaunchError as error:
+                # It has ended.
+                log.info("container.not_signalled run=%s: %s", life.key, error)
+                return
+            life.pause(RETRY_S)
 
     def stop(self, *, grace_s: float) -> None:
         """Begin to end the container. A second call can only shorten the grace."""

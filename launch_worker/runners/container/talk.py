@@ -20,7 +20,7 @@ from launch_worker.current import STOP, TO_WORKER
 from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError, StartError
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.runners.container.engine import Engine
-from launch_worker.runners.talk_folder import TALK
+from launch_worker.runners.talk_folder import TALK, stop_text
 
 log = logging.getLogger("launch_worker.container")
 
@@ -80,9 +80,9 @@ class ContainerTalks:
         if source is not None:
             self._copy(source)
 
-    def show_stop(self, container: str, reason: str) -> None:
+    def show_stop(self, container: str, reason: str, kill_at: float) -> None:
         """Put the file that says that the job shall stop; the job is signalled anyway."""
-        text = f"{reason}\n".encode()
+        text = stop_text(reason, kill_at).encode()
         with io.BytesIO() as buffer:
             with tarfile.open(fileobj=buffer, mode="w") as archive:
                 entry = tarfile.TarInfo(STOP)

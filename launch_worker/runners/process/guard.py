@@ -229,6 +229,8 @@ class Guard:
         piped: bool = False,
         log_bytes: int = _LOG_BYTES,
         start_by: float = math.inf,
+        stop_signal: int = signal.SIGTERM,
+        stops_main: bool = False,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
@@ -256,6 +258,7 @@ class Guard:
                 os.close(printing)
         job = GuardedJob(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
         job.output = Piped(pipe, log, limit_bytes=log_bytes)
+        job.stop_signal, job.stops_main = stop_signal, stops_main
         job.channel = channel
         self.jobs.add_started(job)
         if brief_s > 0:
@@ -278,6 +281,8 @@ class Guard:
         piped: bool = False,
         log: str = "",
         log_bytes: int = _LOG_BYTES,
+        stop_signal: int = signal.SIGTERM,
+        stops_main: bool = False,
         came: list[int] | None = None,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
@@ -294,6 +299,7 @@ class Guard:
                 job.room_at = boot_time_s()
                 self._outputs.follow(job)
         job.is_adopted = True
+        job.stop_signal, job.stops_main = stop_signal, stops_main
         job.main = ProcessId(pid, start)
         self.jobs.add_adopted(job)
         if stop_grace_s is not None:

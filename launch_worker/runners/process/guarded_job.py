@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 
 from launch_worker.runners.output import Piped
 from launch_worker.runners.process import tree
@@ -41,6 +42,9 @@ class GuardedJob:
         #: Boot time at which disk is reserved for output; None once it was.
         self.room_at: float | None = None
         self.grace_s = grace_s
+        #: Number of the signal that asks the job to end, and whether the main process alone gets it while it lives.
+        self.stop_signal: int = signal.SIGTERM
+        self.stops_main = False
         #: Boot time at which the job counts as brief no more and `started` is sent; None once it was.
         self.report_start_at: float | None = None
         #: Descriptor of the main process of an adopted job, whose exit is seen through it; its parent reaps it.

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from launch_worker.model.outcome import Outcome, with_full_disk
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Used
-from launch_worker.runners.job import Exited, Lease, Look
+from launch_worker.runners.job import TERM_ALL, Ending, Exited, Lease, Look
 from launch_worker.runners.output import bytes_in
 from launch_worker.runners.process import oom, tree
 from launch_worker.runners.process.direct_channel import DirectChannel
@@ -60,6 +61,7 @@ class JobHandle:
     start_by: float = math.inf
     main: ProcessId | None = None
     exited: Exited | None = None
+    ending: Ending = TERM_ALL
     #: Seconds of grace of the stop that was asked for; None before.
     stop_grace_s: float | None = None
     #: The start took too long: no thread waits for it any more.
@@ -128,10 +130,20 @@ class JobHandle:
             except Exception:  # what people read decides nothing about the job
                 log.exception("job.not_told")
 
-    def announce(self, reason: str) -> None:
+    def announce(self, reason: str, kill_at: float) -> None:
         """Show the job, in the folder where it talks with its worker, that it shall stop."""
         self.asked = reason
-        announce_stop(Path(self.order["folder"]) / "talk", reason)
+        announce_stop(Path(self.order["folder"]) / "talk", reason, kill_at)
+
+    def signal(self, name: str, *, to_all: bool) -> None:
+        """Send a signal from this process: no order of the guard is needed, so a guard of any release will do."""
+        assert self.main is not None
+        marked = tree.marks(self.order["env"])
+        for process in tree.members(self.main, marked=marked) if to_all else [self.main]:
+            try:
+                tree.send(process, signal.Signals[name])
+            except OSError as error:
+                log.warning("job.not_signalled run=%s pid=%d: %s", self.key, process.pid, error)
 
     def stop(self, *, grace_s: float) -> None:
         """Send SIGTERM to the whole tree, and SIGKILL after the grace. A second call can only shorten the grace."""

@@ -117,6 +117,10 @@ class JobEnds:
             job.pidfd = job.reaped_by = None
         job.has_exited = True
         job.status = status
+        if job.stops_main and job.kill_at is not None:
+            # From now on the rest is what any job leaves behind that ends.
+            job.kill_at = min(job.kill_at, boot_time_s() + min(job.grace_s, AFTERMATH_S))
+            job.ends_since = None
         # Should anything from here on fail, the rest follows at the next look.
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
@@ -198,19 +202,22 @@ class JobEnds:
         self._poller.be_due(job.look_at)
 
     def _terminate(self, job: GuardedJob, living: list[ProcessId]) -> None:
-        """SIGTERM once to the processes that were there when the end of the job began.
+        """Send the stop signal once to the processes that were there when the end of the job began.
 
-        Processes that begin later have the grace: a job may save its work by starting other programs.
+        Processes that begin later have the grace: a job may save its work by starting other programs. Of a job that
+        `stops_main`, only the main process gets it while it lives.
         """
+        if job.stops_main and not job.has_exited:
+            living = [process for process in living if process == job.main]
         is_first = job.ends_since is None
         if job.ends_since is None:
             job.ends_since = math.floor(boot_time_s() * _TICKS_PER_S)
         for process in living:
             # A process that ended before the signal reached it ended by itself.
             was_there = is_first or process.start < job.ends_since
-            if was_there and process not in job.signalled and self._send(job, process, signal.SIGTERM):
+            if was_there and process not in job.signalled and self._send(job, process, job.stop_signal):
                 job.signalled.add(process)
-                # A stopped process would keep SIGTERM pending until its SIGKILL.
+                # A stopped process would keep the signal pending until its SIGKILL.
                 self._send(job, process, signal.SIGCONT)
 
     def _kill(self, job: GuardedJob, living: list[ProcessId]) -> None:

@@ -17,6 +17,8 @@ other side is gone. Worker and guard may be of different releases after an upgra
 - `piped` in an order says that the read end of the job's pipe comes along. The worker keeps a copy, so that a job whose
   guard dies can go on printing, and the next guard gets the pipe. All that a job has printed is in its file `log`
   before `gone` or `ended`; `disk_full` says that output was given up.
+- `stop_signal` and `stops_main` in a `start` or `adopt` say by which signal the job is asked to end, and that only its
+  main process is. A guard that does not name `endings` sends SIGTERM to all of its processes.
 - `used` in `exited`, `gone` and `ended` is what the job's ended processes have used: seconds of CPU, and bytes of
   memory of the largest one. It is missing where that is not known, as with a guard of an older release.
 - `watch` names a container. A container is no child of the guard: it is ended (`expired`) when its lease runs out.
@@ -35,7 +37,7 @@ from typing import Any, Literal
 #: Version of the conversation; a guard hands its jobs only to a worker of the same version.
 PROTOCOL = 1
 #: What a `start` may ask of this guard; said with `hello`.
-KNOWS = ("brief", "lanes", "pipes", "pulse", "start_by")
+KNOWS = ("brief", "endings", "lanes", "pipes", "pulse", "start_by")
 #: Name, in a worker's folder, of the socket at which its guard answers the next worker.
 SOCKET = "guard.sock"
 

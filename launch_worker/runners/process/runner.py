@@ -18,7 +18,7 @@ from typing import Any
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.model.units import format_duration
-from launch_worker.runners.job import LAPSED, Exited, Gone, Lease
+from launch_worker.runners.job import LAPSED, TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
@@ -110,6 +110,7 @@ class ProcessRunner:
         timeout_s: float,
         brief_s: float = 0.0,
         start_by: float = math.inf,
+        ending: Ending = TERM_ALL,
     ) -> JobHandle:
         """Start a job in a session of its own; its output goes to the file `log_path`. Raises StartError, OSError.
 
@@ -133,7 +134,7 @@ class ProcessRunner:
             "lease": lease,
         }
         self.guard.await_hello()
-        handle = JobHandle(key, order, events, self, lease=lease, start_by=start_by)
+        handle = JobHandle(key, order, events, self, lease=lease, start_by=start_by, ending=ending)
         if "pipes" in self.guard.knows:
             handle.pipe = make_pipe()
         # Both under one lock: a guard that is replaced before knows nothing of the job, and the next one gets it.
@@ -163,6 +164,7 @@ class ProcessRunner:
     def _start_line(self, handle: JobHandle, *, brief_s: float = 0.0) -> tuple[bytes, list[int]]:
         """The order in words that the present guard knows, and the descriptors that go with it."""
         more: dict[str, Any] = {"lease": handle.lease}
+        more |= self._ending_of(handle)
         fds = []
         if "start_by" in self.guard.knows:
             more["start_by"] = handle.start_by
@@ -172,6 +174,13 @@ class ProcessRunner:
             more |= {"piped": True, "log_bytes": self._log_file_bytes}
             fds = [handle.pipe]
         return encode(handle.order | more), fds
+
+    def _ending_of(self, handle: JobHandle) -> dict[str, Any]:
+        """The words that say how the job is asked to end; none for the usual way, or where the guard knows no other."""
+        ending = handle.ending
+        if ending == TERM_ALL or "endings" not in self.guard.knows:
+            return {}
+        return {"stop_signal": ending.stop_signal, "stops_main": ending.stops_main}
 
     def awaits(self, process: Process) -> bool:
         """Whether it is the main process of a job whose exit status this runner is going to read."""
@@ -214,11 +223,17 @@ class ProcessRunner:
         return read_exits(self.folder).get(attempt) if self.folder else None
 
     def claim(
-        self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]
+        self,
+        left: LeftJob,
+        *,
+        env: Mapping[str, str],
+        grace_s: float,
+        events: queue.SimpleQueue[Any],
+        ending: Ending = TERM_ALL,
     ) -> JobHandle:
         """Supervise a job that another worker left; `env` holds its marks. To be called before `open`."""
         order = {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder), "log": left.log}
-        handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe)
+        handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe, ending=ending)
         handle.generation = self.guard.generation
         if left.used is not None:
             handle.note_used(left.used)
@@ -380,6 +395,7 @@ class ProcessRunner:
                 "lease": handle.lease,
                 "stop_grace_s": handle.stop_grace_s,
                 "folder": handle.order["folder"],
+                **self._ending_of(handle),
             }
             if handle.pipe is None or "pipes" not in self.guard.knows:
                 self.guard.send(encode(adopt))

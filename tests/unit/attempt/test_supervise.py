@@ -37,6 +37,8 @@ class ScriptedHandle:
     def __init__(self, *script: object, on_stop: Callable[[ScriptedHandle], None] | None = None) -> None:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.stops: list[float] = []
+        #: Signals that do not end it, with the time of each.
+        self.signals: list[tuple[str, bool, float]] = []
         self._on_stop = on_stop
         self.put(*script)
 
@@ -48,6 +50,9 @@ class ScriptedHandle:
         self.stops.append(grace_s)
         if self._on_stop:
             self._on_stop(self)
+
+    def signal(self, name: str, *, to_all: bool) -> None:
+        self.signals.append((name, to_all, time.monotonic()))
 
 
 def run(handle: ScriptedHandle, *, limits: Limits = FREE, last_output_s: Callable[[], float] = lambda: 0.0) -> Outcome:
@@ -294,6 +299,8 @@ class Talkative:
     def __init__(self, *script: object, limits: Limits = FREE, **options: Any) -> None:
         self.handle = ScriptedHandle(*script, **options)
         self.shown: list[str] = []
+        #: Unix times of SIGKILL that it was shown.
+        self.deadlines: list[float] = []
         self.words: list[tuple[object, Outcome | None]] = []
         self.late: list[object] = []
         self.limits = limits
@@ -303,10 +310,14 @@ class Talkative:
             self.handle,
             limits=self.limits,
             last_output_s=lambda: 0.0,
-            announce=self.shown.append,
+            announce=self._show,
             read_talk=lambda: self.handle.put(*self.late),
             on_word=lambda word, outcome: self.words.append((word, outcome)),
         )
+
+    def _show(self, reason: str, kill_at: float) -> None:
+        self.shown.append(reason)
+        self.deadlines.append(kill_at)
 
 
 def test_a_finish_counts_at_once_and_the_tree_is_waited_for() -> None:
@@ -357,11 +368,15 @@ def test_a_cancelled_job_does_not_come_back_by_marking_itself_preempted() -> Non
     assert (outcome.state, outcome.preempted) == (S.KILLED, False)
 
 
-def test_a_stop_is_shown_once_before_the_signal() -> None:
-    job = Talkative(Cancel("by ada"), Cancel("again", grace_s=1.0), Exited(-15, "asked"), Gone())
+def test_a_stop_is_shown_before_the_signal_and_again_when_its_end_comes_earlier() -> None:
+    job = Talkative(Cancel("by ada"), Cancel("again"), Cancel("at last", grace_s=1.0), Exited(-15, "asked"), Gone())
+    begun = time.time()
     assert job.run().state is S.KILLED
-    assert job.shown == ["by ada"]
-    assert job.handle.stops == [10.0, 1.0]
+    assert job.shown == ["by ada", "by ada"]
+    first, second = job.deadlines
+    assert 0.0 <= first - begun - 10.0 < 5.0
+    assert 0.0 <= second - begun - 1.0 < 5.0
+    assert job.handle.stops == [10.0, 10.0, 1.0]
 
 
 def test_a_stop_without_grace_is_not_shown() -> None:

@@ -265,9 +265,11 @@ def test_the_last_lines_of_an_output_may_be_a_sweeps_result(job: Job, tmp_path: 
 
 
 def test_the_file_that_says_stop_has_the_reason(tmp_path: Path) -> None:
-    announce_stop(tmp_path, "cancelled by ada")
-    assert (tmp_path / "stop").read_text() == "cancelled by ada\n"
-    announce_stop(tmp_path / "gone", "never raises")
+    announce_stop(tmp_path, "cancelled by ada", 1_800_000_000.9)
+    assert (tmp_path / "stop").read_text() == "cancelled by ada\ndeadline=1800000000\n"
+    announce_stop(tmp_path, "two\nlines", 1_800_000_000.0)
+    assert (tmp_path / "stop").read_text() == "two lines\ndeadline=1800000000\n"
+    announce_stop(tmp_path / "gone", "never raises", 1_800_000_000.0)
 
 
 F, X, K, C = RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED

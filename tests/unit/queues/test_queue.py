@@ -62,6 +62,10 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "python": "3.12",
         "notify": "ops,ml:failed+crashed",
         "outputs": ["*.pt", "!tmp/"],
+        "stop_signal": "INT",
+        "stop_scope": "main",
+        "signal": "10@2m",
+        "on_timeout": "requeue:3",
     }
     config = QueueConfig(defaults=given)
     assert config.defaults == {
@@ -92,6 +96,10 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "requirements": "auto",
         "python": "3.12",
         "notify": ("ops", "ml:failed+crashed"),
+        "stop_signal": "SIGINT",
+        "stop_scope": "main",
+        "signal": "SIGUSR1@120",
+        "on_timeout": "requeue:3",
         "outputs": ("*.pt", "!tmp/"),
     }
     own = QueueConfig(defaults={"retry": "oom=3, sigkill=1:30s..10m", "not_on_same_worker": True, "memory": "8G..64G"})
