@@ -28,7 +28,7 @@ _OF_JOBS = frozenset(
     f"LAUNCH_{name}"
     for name in (
         *("RUN_ID", "ATTEMPT", "QUEUE", "NAME", "CONFIG", "RUN_DIR", "SWEEP_ID", "TOKEN", "ARRAY_ID", "ARRAY_INDEX"),
-        *("SCHEDULED_AT", "OUTPUT_DIR", "CHECKPOINT_DIR", "INPUT_DIR"),
+        *("SCHEDULED_AT", "DEADLINE", "OUTPUT_DIR", "CHECKPOINT_DIR", "INPUT_DIR"),
     )
 )
 _OF_WORKERS = "LAUNCH_AGENT_"

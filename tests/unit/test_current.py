@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,26 @@ def test_importing_it_is_quick_and_loads_no_other_library() -> None:
         if min(took) < MAX_IMPORT_S:
             break
     assert min(took) < MAX_IMPORT_S, took
+
+
+def test_a_job_knows_when_it_is_killed(folder: Folder) -> None:
+    run = folder.run
+    assert (run.stop_deadline, run.time_left) == (None, None)
+    (folder.path / "stop").write_text("by ada\n")
+    assert (run.stop_reason, run.stop_deadline) == ("by ada", None), "a worker of an older release"
+    (folder.path / "stop").write_text(f"by ada\ndeadline={int(time.time()) + 100}\n")
+    assert run.stop_reason == "by ada"
+    assert run.stop_deadline is not None
+    assert run.time_left is not None
+    assert 0 < run.time_left <= 100
+    (folder.path / "stop").write_text("by ada\ndeadline=soon\nmore\n")
+    assert run.stop_deadline is None
+
+
+def test_a_job_knows_the_time_until_its_limit(tmp_path: Path) -> None:
+    run = CurrentRun(
+        {"LAUNCH_RUN_ID": "r1", "LAUNCH_RUN_DIR": str(tmp_path), "LAUNCH_DEADLINE": str(int(time.time()) + 60)}
+    )
+    assert run.time_left is not None
+    assert 0 < run.time_left <= 60
+    assert CurrentRun({}).time_left is None

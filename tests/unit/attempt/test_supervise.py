@@ -23,6 +23,7 @@ from launch_worker.attempt.supervise import (
 )
 from launch_worker.model.job_words import Finish, HeedsStop, Preempting
 from launch_worker.model.outcome import Outcome
+from launch_worker.model.signals import Ahead
 from launch_worker.model.states import RunState
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.stop_reason import StopReason
@@ -425,3 +426,94 @@ def test_a_second_cancel_without_grace_ends_a_job_that_has_time_left() -> None:
     job.run()
     assert time.monotonic() - begun < 2.0
     assert job.handle.stops == [0.0]
+
+
+# -- a signal ahead of the end -----------------------------------------------------------------------------------------
+
+LED = replace(FREE, signal=Ahead("SIGUSR1", 0.3))
+
+
+def signalled(
+    *script: object, limits: Limits, later: object = None, **options: Any
+) -> tuple[ScriptedHandle, Outcome, float]:
+    """Supervise a job that ends when it is stopped; it, the outcome, and the monotonic time of its beginning."""
+    handle = ScriptedHandle(*script, on_stop=dies(-15))
+    begun = time.monotonic()
+    if later is not None:
+        threading.Timer(0.1, handle.put, [later]).start()
+    return handle, supervise(handle, limits=limits, last_output_s=time.monotonic, **options), begun
+
+
+def test_a_signal_comes_that_long_before_the_time_limit_and_once() -> None:
+    noted: list[float] = []
+    limits = replace(LED, timeout_s=0.6)
+    handle, outcome, begun = signalled(limits=limits, note_signal=lambda: noted.append(time.monotonic()))
+    ((name, to_all, at),) = handle.signals
+    assert (name, to_all) == ("SIGUSR1", False)
+    assert begun + 0.3 <= noted[0] <= at
+    assert (outcome.timed_out, outcome.state, handle.stops) == (True, S.FAILED, [10.0])
+
+
+def test_a_signal_that_another_worker_has_sent_is_not_sent_again() -> None:
+    handle, _, _ = signalled(limits=replace(LED, timeout_s=0.4), was_signalled=True)
+    assert handle.signals == []
+
+
+def test_an_adopted_job_is_signalled_by_the_time_that_it_has_run() -> None:
+    handle, _, begun = signalled(limits=replace(LED, timeout_s=100.3, signals_all=True), ran_s=99.9)
+    ((_, to_all, at),) = handle.signals
+    assert to_all
+    assert at - begun >= 0.1
+
+
+def test_the_end_of_a_drain_is_signalled_before_its_sigkill() -> None:
+    handle = ScriptedHandle(HandBack("stops", ends_at=time.monotonic() + 0.5), on_stop=dies(-15))
+    begun = time.monotonic()
+    threading.Timer(0.5, handle.put, [Shutdown("leaves")]).start()
+    supervise(handle, limits=replace(LED, grace_s=0.1), last_output_s=lambda: 0.0)
+    ((_, _, at),) = handle.signals
+    assert at - begun >= 0.25
+    assert handle.stops == [0.1], "SIGTERM comes at once: the job was told before"
+
+
+def test_a_drain_that_is_shorter_than_the_time_of_the_signal_sends_it_at_once() -> None:
+    handle = ScriptedHandle(HandBack("stops", ends_at=time.monotonic() + 0.1), Shutdown("leaves"), on_stop=dies(-15))
+    run(handle, limits=replace(LED, grace_s=0.1))
+    assert len(handle.signals) == 1
+
+
+@pytest.mark.parametrize("event", [Cancel("by ada", preempt=True), Shutdown("leaves")])
+def test_sigterm_of_a_preemption_follows_the_signal(event: object) -> None:
+    handle, _, begun = signalled(event, limits=replace(LED, grace_s=0.6))
+    ((_, _, at),) = handle.signals
+    assert at - begun >= 0.3
+    assert 0.0 <= handle.stops[0] <= 0.15, "half-way between the signal and SIGKILL"
+
+
+def test_a_grace_that_is_shorter_than_the_time_of_the_signal_sends_it_at_once() -> None:
+    handle, outcome, _ = signalled(Cancel("room", preempt=True), limits=replace(LED, grace_s=0.2))
+    assert len(handle.signals) == 1
+    assert 0.0 <= handle.stops[0] <= 0.1
+    assert outcome.preempted
+
+
+def test_a_job_that_ends_at_the_signal_of_a_preemption_is_preempted() -> None:
+    handle = ScriptedHandle(Cancel("room", preempt=True))
+    threading.Timer(0.1, handle.put, [Exited(0, ""), Gone()]).start()
+    outcome = run(handle, limits=replace(LED, signal=Ahead("SIGUSR1", 60.0)))
+    assert (outcome.state, outcome.preempted, len(handle.signals), handle.stops) == (S.KILLED, True, 1, [])
+
+
+@pytest.mark.parametrize(
+    "event", [Cancel("by ada"), Cancel("now", grace_s=0.0), Cancel("now", grace_s=0.0, preempt=True)]
+)
+def test_a_cancel_is_not_signalled_ahead(event: object) -> None:
+    handle, _, _ = signalled(event, limits=replace(LED, timeout_s=60.0))
+    assert handle.signals == []
+    assert len(handle.stops) == 1
+
+
+def test_a_cancel_ends_the_wait_for_a_signal() -> None:
+    handle, outcome, _ = signalled(Cancel("room", preempt=True), limits=LED, later=Cancel("by ada", grace_s=5.0))
+    assert (handle.signals, handle.stops) == ([], [5.0])
+    assert (outcome.reason, outcome.preempted) == ("by ada", False)

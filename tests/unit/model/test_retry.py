@@ -358,3 +358,16 @@ def test_a_run_that_wants_another_worker_avoids_the_one_that_failed_it() -> None
 def test_a_start_that_failed_through_its_worker_always_avoids_that_worker() -> None:
     outcome = Outcome(S.FAILED, reason="the disk is full", phase="start", worker_fault=True)
     assert after(outcome, RunSpec(command=("true",))).avoid == "w@a"
+
+
+def test_a_time_limit_after_which_a_run_goes_on_is_no_retry() -> None:
+    spec = RunSpec(command=("true",), on_timeout="requeue:2", retries=1)
+    record = Record(id="r", attempt=1)
+    for attempt in (1, 2):
+        step = next_step(replace(record, attempt=attempt, first_attempt=attempt), TIMEOUT, spec)
+        assert (step.retry_delay_s, step.counts_as, step.retried) == (0.0, 2, f"requeue:{attempt}")
+        record = replace(record, retried=step.retried)
+    last = next_step(replace(record, attempt=3, first_attempt=3), TIMEOUT, spec)
+    assert (last.retry_delay_s, last.counts_as) == (0.0, 0), "it is tried again as any failure"
+    assert "went on 2 times" in last.outcome.reason
+    assert next_step(record, STALL, replace(spec, retries=0)).retry_delay_s is None
