@@ -451,7 +451,7 @@ def test_a_signal_comes_that_long_before_the_time_limit_and_once() -> None:
     ((name, to_all, at),) = handle.signals
     assert (name, to_all) == ("SIGUSR1", False)
     assert begun + 0.3 <= noted[0] <= at
-    assert (outcome.timed_out, outcome.state, handle.stops) == (True, S.FAILED, [10.0])
+    assert (outcome.cause, outcome.state, handle.stops) == ("timeout", S.FAILED, [10.0])
 
 
 def test_a_signal_that_another_worker_has_sent_is_not_sent_again() -> None:
