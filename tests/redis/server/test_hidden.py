@@ -121,13 +121,17 @@ def test_what_is_hidden_answers_as_what_never_was(clients: dict[str, httpx.Clien
             for path in ("runs?strict=1", "runs/bulk?strict=1", "runs/bulk?strict=1&check=1"):
                 answers = []
                 for it in (other, none):
-                    # By the id of a run, or of a sweep, its outputs are asked for as well.
-                    asked = {"after": [it]} if len(it) != 15 else {"inputs": [f"{it}:."]}
-                    wanted = json.dumps({"command": ["true"], "project": mine, **asked, **more})
+                    wanted = json.dumps({"command": ["true"], "project": mine, "after": [it], **more})
                     headers = {"Content-Type": "application/json"}
                     answers.append(said(client.post(f"{V1}/{path}", content=wanted, headers=headers), it, it[-15:]))
                 assert answers[0] == answers[1]
                 assert ("there is no queue" if more else "to wait for") in answers[0][1]
+        if len(other) == 15:
+            # By an id as runs have them, its outputs may be asked for too.
+            given = {"command": ["true"], "project": mine}
+            asked = [client.post(f"{V1}/runs", json={**given, "inputs": [f"{it}:."]}) for it in (other, none)]
+            assert said(asked[0], other) == said(asked[1], none)
+            assert "to wait for" in asked[0].json()["detail"]
         answers = []
         for it in (other, none):
             given = {"command": ["true"], "project": mine, "after": [it]}
