@@ -15,7 +15,7 @@ from launch_worker import humane
 from launch_worker.model.units import isoformat
 from launch_worker.server.assets import asset
 from launch_worker.server.charts import in_unit
-from launch_worker.untrusted.text import plain_line
+from launch_worker.untrusted.text import clean, plain_line
 
 HERE = Path(__file__).parent
 
@@ -89,6 +89,7 @@ _templates.filters |= {
     "as_text": as_text,
     "sentence": humane.sentence,
     "in_unit": in_unit,
+    "clean": clean,
     "plain_line": plain_line,
     "isotime": isoformat,
 }
