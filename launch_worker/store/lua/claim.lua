@@ -48,7 +48,7 @@ local function claim(id, seq)
     if state == 'Crashed' then
       -- No job of it has begun, and other runs may have what it held.
       if not get(id, 'cancel_at')[1] then
-        go_on(id, state, now, run[4], worker, 0, 'back in its queue: its claim was answered too late', '2')
+        go_on(id, state, now, run[4], worker, 0, 'back in its queue: its claim was answered too late', '2', {})
       end
       return {0, 'its lease was over before the claim was answered'}
     end
