@@ -151,7 +151,8 @@ def _container(
 ) -> Start:
     # Before the import below: this imports the engine's SDK, of which several threads at once would find a half.
     context.containers()
-    from launch_worker.runners.container.config import Files, Labels, NewContainer
+    from launch_worker.runners.container.config import Labels, NewContainer
+    from launch_worker.runners.container.into import Files
 
     record, spec = attempt.record, attempt.spec
     if spec.stop_scope == "all" and not plan.init:

@@ -1,20 +1,15 @@
-"""Says how an engine makes a container: its labels, its limits, and the files that it gets."""
+"""Says how an engine makes a container: its labels and its limits."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import docker.types
 
-from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan, Mount
-from launch_worker.runners.talk_folder import TALK
+from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.runners.container.into import Files
 
 #: Size and number of the files in which the engine keeps its own copy of the output.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
@@ -48,16 +43,6 @@ class Labels:
             return cls(**words | {"attempt": int(words["attempt"]), "token": int(words["token"])})  # type: ignore[arg-type]
         except (KeyError, ValueError):
             return None
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files that a container gets from its attempt: its configuration, and the folder with its code, if any."""
-
-    config: bytes
-    code: Path | None = None
-    #: JSON for the macro `${args_json_file}` of sweeps; None for a run of no sweep.
-    arguments: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -125,29 +110,3 @@ def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) ->
 def _mount(mount: Mount) -> docker.types.Mount:
     kind = "bind" if mount.is_folder else "volume"
     return docker.types.Mount(target=mount.target, source=mount.source, type=kind, read_only=mount.read_only)
-
-
-@contextlib.contextmanager
-def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
-    """An archive of the files for LAUNCH_DIR; every user of the container may read and write them."""
-
-    def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = ""
-        entry.mode |= 0o777 if entry.isdir() or entry.mode & 0o100 else 0o666
-        return entry
-
-    with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, data in (("config.json", files.config), (ARGS_FILE, files.arguments)):
-                if data is not None:
-                    entry = tarfile.TarInfo(name)
-                    entry.size, entry.mode = len(data), 0o644
-                    archive.addfile(entry, io.BytesIO(data))
-            talk = tarfile.TarInfo(TALK)
-            talk.type, talk.mode = tarfile.DIRTYPE, 0o777
-            archive.addfile(talk)
-            if files.code is not None:
-                archive.add(files.code, "code", filter=open_to_all)
-        buffer.seek(0)
-        yield buffer  # type: ignore[misc]

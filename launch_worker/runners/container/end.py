@@ -46,6 +46,7 @@ class End:
         self._runner = runner
         self._output = output
         self._warning = warning
+        self._notes: list[str] = []
         #: The engine did not give the rest of the log.
         self._rest_is_missing = False
         #: Output was given up because the worker's disk was full.
@@ -76,6 +77,10 @@ class End:
         self._rest_is_missing = True
         return self._exited(state.exit_status)
 
+    def note(self, sentence: str) -> None:
+        """Have the message of the outcome say more."""
+        self._notes.append(sentence)
+
     def explain(self, outcome: Outcome) -> Outcome:
         """Add to the outcome the engine's knowledge of the end."""
         if outcome.state is RunState.FAILED:
@@ -86,6 +91,7 @@ class End:
             self._warning,
             _DISK_WAS_FULL if self.disk_was_full else "",
             _REST_IS_MISSING if self._rest_is_missing else "",
+            *self._notes,
         ]
         return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
 

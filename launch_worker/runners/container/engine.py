@@ -41,8 +41,8 @@ Cut: TypeAlias = Callable[[], None]
 REFUSED = "the container engine refused: "
 #: Words by which engines say that a container is gone, or will be in a moment.
 _IS_GONE = re.compile("no such container|dead or marked for removal", re.IGNORECASE)
-#: Bits that Go's file modes have for anything but a plain file.
-_NO_FILE = 0x8F280000
+#: Bits that Go's file modes have for anything but a plain file, and the one for a folder.
+_NO_FILE, _FOLDER = 0x8F280000, 0x80000000
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class FileInContainer:
     size: int
     modified: str
     is_file: bool
+    is_folder: bool = False
 
 
 class Engine:
@@ -142,7 +143,8 @@ class Engine:
                 if response.status_code >= 400 or not stat:
                     raise StartError(f"the container engine refused to look at {path}: status {response.status_code}")
             found = read_json(base64.b64decode(stat))
-            return FileInContainer(int(found["size"]), str(found["mtime"]), not int(found["mode"]) & _NO_FILE)
+            mode = int(found["mode"])
+            return FileInContainer(int(found["size"]), str(found["mtime"]), not mode & _NO_FILE, bool(mode & _FOLDER))
 
     def used_by(self, container: str) -> Used:
         """What a running container has used by now. Raises EngineAwayError, NoContainerError, StartError."""

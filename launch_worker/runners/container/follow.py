@@ -10,21 +10,27 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError
 from launch_worker.runners.container.end import End
+from launch_worker.runners.container.folders import keep
 from launch_worker.runners.container.life import RETRY_S, Containers, Life
 from launch_worker.runners.container.log_stream import LogStream
 from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.state import ContainerState
 from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.container")
+
+#: Seconds for which the end of a run waits for an engine that does not give what its container left.
+_KEEP_S = 600.0
 
 #: Seconds for which the end of a container, once known, waits for the rest of its log.
 _REST_S = 30.0
@@ -32,8 +38,15 @@ _REST_S = 30.0
 _SETTLE_S = 0.02
 
 
+class _Left(Exception):
+    """Another worker watches the container from now on."""
+
+
 class Follower:
-    """The thread that watches one container. `events` gets Exited, once the log is whole, then Gone."""
+    """The thread that watches one container. `events` gets Exited, once the log is whole, then Gone.
+
+    Between the two, folders of the container are copied: time that is not the job's.
+    """
 
     def __init__(
         self,
@@ -45,6 +58,7 @@ class Follower:
         *,
         output: Path,
         events: queue.SimpleQueue[Any],
+        keeps: Sequence[KeptFolder] = (),
     ) -> None:
         self._life = life
         self._start = start
@@ -53,6 +67,7 @@ class Follower:
         self._runner = runner
         self._output = output
         self._events = events
+        self._keeps = keeps
         self._stream = LogStream(life, runner, output, rest_silence_s=_REST_S / 3)
 
     def begin(self) -> None:
@@ -175,4 +190,35 @@ class Follower:
             life.changed.notify_all()
         if not is_raised:
             self._events.put(ended)
+            for kept in self._keeps if life.has_run else ():
+                self._keep(kept)
             self._events.put(Gone())
+
+    def _keep(self, kept: KeptFolder) -> None:
+        """Copy a folder of the ended container, unless another worker will. Never raises."""
+        life, name = self._life, kept.target.name
+        give_up = time.monotonic() + _KEEP_S
+        while not life.is_left:
+            try:
+                keep(self._runner.engine, life.container, kept, check=self._check_left)
+                return
+            except EngineAwayError as error:
+                problem: Exception = error
+                if time.monotonic() < give_up:
+                    log.warning("folder.waits run=%s folder=%s: %s", life.key, name, error)
+                    life.pause(RETRY_S)
+                    continue
+            except _Left:
+                return
+            except (LaunchError, OSError) as error:
+                problem = error
+            except Exception as error:
+                log.exception("folder.not_kept run=%s folder=%s", life.key, name)
+                problem = error
+            log.warning("folder.not_kept run=%s folder=%s: %s", life.key, name, problem)
+            self._end.note(f"what the job left in {kept.inside} is lost with its container: {problem}")
+            return
+
+    def _check_left(self) -> None:
+        if self._life.is_left:
+            raise _Left

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.stopping import Stopping
 from launch_worker.runners.job import Exited, Look
+from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.runners.process.exits import Exit
 
 log = logging.getLogger("launch_worker.container")
@@ -35,7 +36,10 @@ class Runner(Containers, Protocol):
 
 
 class ContainerHandle:
-    """One attempt's container. `events` gets Exited, once the log is whole, then Gone. Thread-safe."""
+    """One attempt's container. `events` gets Exited, once the log is whole, then Gone, once its folders are kept.
+
+    Thread-safe.
+    """
 
     def __init__(
         self,
@@ -48,8 +52,12 @@ class ContainerHandle:
         output: Path,
         warning: str = "",
         kept_exit: Callable[[], Exit | None] = lambda: None,
+        keeps: Sequence[KeptFolder] = (),
     ) -> None:
-        """Without `container` (its id) it is found by its labels. `kept_exit`: as of `Life`."""
+        """Without `container` (its id) it is found by its labels. `kept_exit`: as of `Life`.
+
+        `keeps`: the folders of which copies are kept when it has ended.
+        """
         self.key = key
         self.events = events
         self._runner = runner
@@ -58,7 +66,9 @@ class ContainerHandle:
         self._stopping = Stopping(self._life, runner)
         self._end = End(self._life, self._start, runner, output, warning=warning)
         self._notes = Notes(self._life, self._start)
-        self._follower = Follower(self._life, self._start, self._end, self._notes, runner, output=output, events=events)
+        self._follower = Follower(
+            self._life, self._start, self._end, self._notes, runner, output=output, events=events, keeps=keeps
+        )
 
     @property
     def container(self) -> str:

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,18 @@ from launch_worker.errors import (
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.model.units import format_duration
 from launch_worker.runners.container.ask import ask
-from launch_worker.runners.container.config import Files, Labels, NewContainer, host_config, tarball
+from launch_worker.runners.container.config import Labels, NewContainer, host_config
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.images import Images
+from launch_worker.runners.container.into import Files, archive_of
 from launch_worker.runners.container.registry_auth import Credentials
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import LAPSED, Lease
+from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.runner import ProcessRunner
 
@@ -81,6 +83,7 @@ class ContainerRunner:
         enter: Callable[[str, str], None],
         before_start: Callable[[], None] = lambda: None,
         is_lapsed: Callable[[], bool] = lambda: False,
+        keeps: Sequence[KeptFolder] = (),
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
@@ -88,7 +91,8 @@ class ContainerRunner:
         answer is not known, the handle of one that may run is returned.
         `enter` gets each phase and a sentence for people. `timeout_s` is for pull and start together. `lease` returns
         the attempt's lease when the container is about to start, `is_lapsed` whether it must not start any more;
-        `before_start` may block until it may start.
+        `before_start` may block until it may start. `keeps`: the folders of which copies are kept when the container
+        has ended.
         """
         deadline = time.monotonic() + timeout_s
         ask(self._reach, events)
@@ -109,6 +113,7 @@ class ContainerRunner:
             output=output,
             warning=warning,
             kept_exit=partial(self._guard.kept_exit, new.labels.attempt_name),
+            keeps=keeps,
         )
         try:
             before_start()
@@ -134,6 +139,7 @@ class ContainerRunner:
         events: queue.SimpleQueue[Any],
         output: Path,
         former_exit: Callable[[], Exit | None] = lambda: None,
+        keeps: Sequence[KeptFolder] = (),
     ) -> ContainerHandle:
         """Supervise the container of an attempt that another worker began; asks the engine nothing yet.
 
@@ -145,7 +151,7 @@ class ContainerRunner:
         def kept_exit() -> Exit | None:
             return former_exit() or self._guard.kept_exit(labels.attempt_name)
 
-        handle = ContainerHandle(self, key, labels, events=events, output=output, kept_exit=kept_exit)
+        handle = ContainerHandle(self, key, labels, events=events, output=output, kept_exit=kept_exit, keeps=keeps)
         self._watch(handle, labels, lease)
         return handle.follow()
 
@@ -338,8 +344,7 @@ class ContainerRunner:
             raise StartError("this container engine ignores requests for GPUs, as Podman's older ones do; use Docker")
 
     def _put(self, container: str, files: Files) -> None:
-        with tarball(files) as archive:
-            self.engine.worker().put_archive(container, LAUNCH_DIR, archive)
+        self.engine.worker().put_archive(container, LAUNCH_DIR, archive_of(files))
 
 
 class _Making:

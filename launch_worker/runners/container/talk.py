@@ -20,6 +20,7 @@ from launch_worker.current import STOP, TO_WORKER
 from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError, StartError
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.runners.container.engine import Engine
+from launch_worker.runners.container.folders import Chunks
 from launch_worker.runners.talk_folder import TALK, stop_text
 
 log = logging.getLogger("launch_worker.container")
@@ -139,7 +140,7 @@ class ContainerTalks:
         source.size, source.modified = found.size, found.modified
 
     def _append(self, source: _Source, chunks: Iterator[bytes]) -> None:
-        source_of_tar: Any = _Chunks(chunks)
+        source_of_tar: Any = Chunks(chunks)
         with tarfile.open(fileobj=source_of_tar, mode="r|") as archive:
             entry = archive.next()
             data = archive.extractfile(entry) if entry is not None and entry.isreg() else None
@@ -151,20 +152,3 @@ class ContainerTalks:
             with source.target.open("ab", buffering=0) as target:
                 while block := data.read(_BLOCK):
                     source.copied += target.write(block)
-
-
-class _Chunks:
-    """The engine's chunks as a file that can be read."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._buffer = b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                break
-            self._buffer += chunk
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data

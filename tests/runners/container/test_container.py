@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import queue
 import re
 import threading
@@ -20,13 +22,17 @@ from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.container_options import ContainerPlan, Mount
 from launch_worker.model.outcome import Outcome, outcome_of_exit
-from launch_worker.runners.container.config import Files, Labels, NewContainer
+from launch_worker.runners.container import folders
+from launch_worker.runners.container.config import Labels, NewContainer
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.handle import ContainerHandle
+from launch_worker.runners.container.into import Files
 from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.container.state import ContainerState
 from launch_worker.runners.job import Exited, Gone, Lease
+from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.untrusted.removal import remove_tree
 from tests.conftest import wait_until
 from tests.support.registry import Registry
 
@@ -61,6 +67,9 @@ class Bench:
         cwd: str | None = None,
         gpus: tuple[str, ...] = (),
         timeout_s: float = 60.0,
+        folders: dict[str, Path] | None = None,
+        keeps: tuple[KeptFolder, ...] = (),
+        is_lapsed: Callable[[], bool] = lambda: False,
         **plan: Any,
     ) -> ContainerHandle:
         return self.runner.start(
@@ -71,7 +80,9 @@ class Bench:
                 {"LAUNCH_RUN_ID": self.run, "LAUNCH_TOKEN": str(self.token)},
                 cwd=cwd,
                 gpus=gpus,
-                files=Files(b'{"run_id": "it"}', code),
+                files=Files(
+                    b'{"run_id": "it"}', code, folders=folders or {}, empty=tuple(kept.target.name for kept in keeps)
+                ),
             ),
             key=f"{self.run}.1",
             output=self.folder / "output",
@@ -79,12 +90,18 @@ class Bench:
             events=events or queue.SimpleQueue(),
             timeout_s=timeout_s,
             enter=lambda phase, _: self.phases.append(phase),
+            is_lapsed=is_lapsed,
+            keeps=keeps,
         )
 
     def shell(self, script: str, **options: Any) -> ContainerHandle:
         return self.start("sh", "-c", script, **options)
 
-    def adopt(self) -> ContainerHandle:
+    def outputs(self, **bounds: Any) -> KeptFolder:
+        known = {"max_bytes": 1 << 20, "max_files": 100} | bounds
+        return KeptFolder("/launch/outputs", self.folder / "outputs", **known)
+
+    def adopt(self, *, keeps: tuple[KeptFolder, ...] = ()) -> ContainerHandle:
         """As another worker would."""
         return self.runner.adopt(
             self.labels(),
@@ -92,6 +109,7 @@ class Bench:
             lease=None,
             events=queue.SimpleQueue(),
             output=self.folder / "output",
+            keeps=keeps,
         )
 
     @property
@@ -586,6 +604,133 @@ def test_a_pull_is_bound_to_the_start_timeout(bench: Bench, registry: Registry) 
     registry.delay_s = 2.0
     with pytest.raises(StartError, match="could not be pulled within"):
         bench.start("true", image=registry.image, timeout_s=0.05)
+
+
+# -- files in and out --------------------------------------------------------------------------------------------------
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("plan", "end", "status"),
+    [
+        ({}, "kill -KILL $$", -9),
+        ({"read_only": True, "user": "nobody"}, "exit 3", 3),
+        ({"user": "12345:23456", "init": False, "network": "none"}, "exit 0", 0),
+    ],
+)
+def test_what_a_job_leaves_is_copied_whoever_it_is_and_however_it_ends(
+    bench: Bench, plan: dict[str, Any], end: str, status: int
+) -> None:
+    leave = "cd /launch/outputs; mkdir -p a/b; echo one >a/b/x; ln a/b/x y; echo long >'ü z'; busybox chmod 0 a/b/x a/b"
+    handle = bench.shell(f"{leave}; {end}", keeps=(bench.outputs(),), **plan)
+    assert end_of(handle).status == status
+    handle.dispose()
+    assert bench.runner.find(bench.system) == []
+    assert files_in(bench.folder / "outputs") == {"a/b/x": b"one\n", "y": b"one\n", "ü z": b"long\n"}
+    assert not bench.outputs().left_out.exists()
+    assert not list(bench.folder.glob("*.partial"))
+
+
+def test_what_is_no_plain_file_or_too_much_is_left_out_and_named(bench: Bench) -> None:
+    """A sparse file of a terabyte among them, which an engine would send in full."""
+    script = """
+        cd /launch/outputs
+        ln -s /etc/passwd link; ln -s / root; busybox mkfifo pipe
+        dd if=/dev/zero of=big bs=1k count=900 2>/dev/null; cat big >bigger; ln big same; echo small >small
+        mkdir no; cat big >no/big
+        dd if=/dev/zero of=x bs=1M count=1 seek=1000000 2>/dev/null; echo late >y
+    """
+    kept = bench.outputs(wanted=lambda path: not path.startswith("no/"))
+    assert end_of(bench.shell(script, keeps=(kept,)), timeout_s=60).status == 0
+    assert sorted(files_in(kept.target)) == ["big", "small"]
+    said = json.loads(kept.left_out.read_text())
+    assert dict(said["paths"]) == {
+        "bigger": "the files have more than 1,048,576 bytes",
+        "link": "it is a link",
+        "pipe": "it is no plain file",
+        "root": "it is a link",
+        "same": "the files have more than 1,048,576 bytes",
+        "x": "there is too much, and the rest was not looked at",
+    }
+    assert said["count"] == 6
+
+
+def test_a_hard_link_to_a_file_that_is_not_wanted_is_copied_itself(bench: Bench) -> None:
+    kept = bench.outputs(wanted=lambda path: path == "b")
+    assert end_of(bench.shell("cd /launch/outputs; echo x >a; ln a b", keeps=(kept,))).status == 0
+    assert files_in(kept.target) == {"b": b"x\n"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "rm -r /launch/outputs",
+        "rm -r /launch/outputs; ln -s /etc /launch/outputs",
+        "rm -r /launch/outputs; echo >/launch/outputs",
+    ],
+)
+def test_a_folder_that_is_gone_or_is_none_any_more_leaves_nothing(bench: Bench, script: str) -> None:
+    handle = bench.shell(script, keeps=(bench.outputs(),))
+    assert end_of(handle).status == 0
+    assert not (bench.folder / "outputs").exists()
+    assert handle.explain(outcome_of_exit(0)).message == ""
+
+
+def test_hostile_names_stay_in_the_copy(bench: Bench) -> None:
+    script = r"""
+        cd /launch/outputs
+        touch ..x ./-rf '*' "$(printf 'bad\377')" "$(printf 'two\nlines')"
+        n=$(printf '%0250d' 0); i=0
+        while [ $i -lt 30 ]; do mkdir $n; cd $n; i=$((i+1)); done
+        touch deep
+    """
+    assert end_of(bench.shell(script, keeps=(bench.outputs(),)), timeout_s=60).status == 0, bench.output()
+    names = {os.fsencode(name) for name in os.listdir(bench.folder / "outputs")}
+    assert names == {b"..x", b"-rf", b"*", b"bad\xff", b"two\nlines", b"0" * 250}
+    assert "its name is too long" in bench.outputs().left_out.read_text()
+    assert remove_tree(str(bench.folder / "outputs")) is None
+
+
+def test_a_copy_that_fails_is_told_and_leaves_no_half(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders, "_write_all", fail)
+    handle = bench.shell("echo x >/launch/outputs/a", keeps=(bench.outputs(),))
+    assert end_of(handle).status == 0
+    assert "No space left" in handle.explain(outcome_of_exit(0)).message
+    assert "what the job left in /launch/outputs is lost" in handle.explain(outcome_of_exit(0)).message
+    assert not list(bench.folder.glob("outputs*"))
+
+
+def test_folders_of_this_machine_are_in_the_container_for_every_user(bench: Bench, tmp_path: Path) -> None:
+    inputs = tmp_path / "in"
+    (inputs / "deep").mkdir(parents=True, mode=0o700)
+    (inputs / "deep" / "x").write_bytes(b"y" * 3_000_001)
+    (inputs / "deep" / "x").chmod(0o600)
+    (inputs / "run").write_text("#!/bin/sh\necho ran\n")
+    (inputs / "run").chmod(0o700)
+    (inputs / "link").symlink_to("deep/x")
+    script = "cd /launch/inputs; wc -c <link; ./run; echo more >>deep/x; wc -c <deep/x; stat -c %Y deep/x"
+    os.utime(inputs / "deep" / "x", (5, 1_000_000_000))
+    handle = bench.shell(
+        script.replace("; stat", " && stat"), user="nobody", read_only=True, folders={"inputs": inputs}
+    )
+    assert end_of(handle).status == 0
+    assert bench.output().split()[:3] == ["3000001", "ran", "3000006"]
+
+
+def test_the_worker_that_takes_over_copies_what_is_left(bench: Bench) -> None:
+    kept = (bench.outputs(),)
+    handle = bench.shell("echo x >/launch/outputs/a; sleep 0.3; exit 7", keeps=kept)
+    handle.leave()
+    bench.engine.api.wait(handle.container)
+    assert not (bench.folder / "outputs").exists()
+    assert end_of(bench.adopt(keeps=kept)).status == 7
+    assert files_in(bench.folder / "outputs") == {"a": b"x\n"}
 
 
 # -- being taken over --------------------------------------------------------------------------------------------------
