@@ -71,6 +71,43 @@ def test_a_run_goes_from_a_broken_worker_to_a_sound_one_and_uses_up_no_retry(clu
     assert run.record.attempt - run.record.first_attempt == 0
 
 
+def test_a_start_that_failed_through_its_worker_waits_for_another_one_though_the_first_goes_on(
+    cluster: Cluster,
+) -> None:
+    cluster.worker(name="sound", slots=1)
+    busy = submit(["sh", "-c", waits_for(cluster.folder / "end")], api=cluster.api)
+    wait_for_pid(busy)
+    cluster.worker(name="broken", arguments=["--quarantine-after", "0"])
+    break_machine(cluster)
+    run = submit(["true"], api=cluster.api)
+    wait_until(lambda: run.refresh().reason.startswith("not on broken@"), what="the first one has given it away")
+    explained = " ".join(cluster.run("launch-worker", "explain", run.id).out.split())
+    assert "the run shall not be tried on it again while another worker may take it" in explained
+    (cluster.folder / "end").touch()
+    assert run.wait(20) is RunState.FINISHED
+    assert (run.record.worker.partition("@")[0], run.record.misstarts, run.record.attempt) == ("sound", 1, 2)
+
+
+@through_both_doors
+def test_rules_of_retries_and_another_worker_are_asked_for_at_the_command_line(cluster: Cluster) -> None:
+    cluster.worker(name="w1", slots=1)
+    cluster.worker(name="w2", slots=1)
+    asked = ("launch-submit", "--quiet", "--retry", "7=2:50ms..100ms,failed=1:0s", "--not-on-same-worker")
+    done = cluster.run(*asked, "--wait", "--", "sh", "-c", "test $LAUNCH_ATTEMPT != 1 || exit 7; exit $LAUNCH_ATTEMPT")
+    run = cluster.runs()[0]
+    assert (done.code, run.record.attempt, run.record.state) == (3, 3, RunState.FAILED)
+    history = cluster.show(run.id)["history"]
+    reasons = [step["reason"] for step in history if step["state"] == "Pending" and step["attempt"]]
+    assert [reason.partition(", in")[0] for reason in reasons] == ["retry 1 of 2 after 7", "retry 1 of 1 after failed"]
+    workers = [step["worker"].partition("@")[0] for step in history if step["state"] == "Running"]
+    assert workers in (["w1", "w2", "w1"], ["w2", "w1", "w2"])
+    assert cluster.run("launch-worker", "retry", "--not-on-same-worker", run.id).code == 0
+    assert run.wait(20) is RunState.FAILED
+    again = [step["worker"] for step in cluster.show(run.id)["history"] if step["state"] == "Running"]
+    assert again[3].partition("@")[0] == workers[1]
+    assert len(again) == 5, "a person's retry begins new counts"
+
+
 def test_a_run_that_no_worker_can_start_fails_in_the_end(cluster: Cluster) -> None:
     cluster.worker(arguments=["--quarantine-after", "0"])
     break_machine(cluster)
