@@ -79,8 +79,12 @@ class Recovery:
         hung_after_s: float | None,
         stopping: threading.Event,
         on_end: OnEnd,
+        send_outputs: Callable[[str], None],
     ) -> None:
-        """Guards that are taken over are added to `guards`; `hung_after_s` is as that of the worker's own guard."""
+        """Guards that are taken over are added to `guards`; `hung_after_s` is as that of the worker's own guard.
+
+        `send_outputs` has the outputs of an attempt sent, by the name of its folder.
+        """
         self._adopter = adopter
         self._identity = identity
         self._store = store
@@ -90,6 +94,7 @@ class Recovery:
         self._hung_after_s = hung_after_s
         self._stopping = stopping
         self._on_end = on_end
+        self._send_outputs = send_outputs
         #: Folders that were taken and are not settled yet.
         self._abandoned: list[AbandonedFolder] = []
         self._halted = False
@@ -205,7 +210,12 @@ class Recovery:
     def _deliver(self, attempt: AttemptFolder) -> None:
         is_known = True
         try:
-            self._outage.repeat(partial(self._deliver_attempt, attempt))
+            leaves_outputs = attempt.leave_outputs()
+        except OSError as error:
+            log.error("outputs.not_moved run=%s: %s; it is tried again", attempt.run_id, error)
+            return
+        try:
+            self._outage.repeat(partial(self._deliver_attempt, attempt, leaves_outputs=leaves_outputs or None))
         except UnknownRunError:
             is_known = False
             log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
@@ -216,9 +226,11 @@ class Recovery:
             self._adopter.remove_container(attempt)
         if is_known:
             keep_large_output(self._settings, attempt.output)
+        if leaves_outputs:
+            self._send_outputs(attempt.path.name)
         attempt.remove()
 
-    def _deliver_attempt(self, attempt: AttemptFolder) -> None:
+    def _deliver_attempt(self, attempt: AttemptFolder, *, leaves_outputs: bool | None) -> None:
         report = attempt.read_report()
         if report is not None:
             # Else a Redis that was rolled back would take neither output nor talk.
@@ -238,7 +250,12 @@ class Recovery:
         if report is not None:
             record, step = report.record, report.step
             accepted = self._store.finish(
-                record, step, owner=report.owner, ended_ago_s=report.ended_ago_s, used=report.used
+                record,
+                step,
+                owner=report.owner,
+                ended_ago_s=report.ended_ago_s,
+                used=report.used,
+                leaves_outputs=leaves_outputs,
             )
             log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
             if accepted:
@@ -275,7 +292,10 @@ class Recovery:
         ended_ago_s = attempt.exit_status_age_s()
         used = self._usage_of(attempt, record, ended_ago_s)
         step = next_step_of(record, outcome)
-        if self._store.finish(record, step, ended_ago_s=ended_ago_s, used=used) and is_open:
+        if (
+            self._store.finish(record, step, ended_ago_s=ended_ago_s, used=used, leaves_outputs=leaves_outputs)
+            and is_open
+        ):
             self._on_end(record, outcome)
 
     def _usage_of(self, attempt: AttemptFolder, record: Record, ended_ago_s: float | None) -> KeptUsage:

@@ -112,6 +112,7 @@ class Reports:
         if attempt.job is not None:
             attempt.job.dispose()
         self._attempts.release(record)
+        leaves_outputs = self._leave_outputs(attempt)
         pid = None
         if attempt.job is not None and not attempt.is_start_noted:
             # 0 for a container that had ended before this worker saw it; the record may have its pid.
@@ -119,7 +120,7 @@ class Reports:
         try:
             self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
             deliver(keep)
-            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s, used))
+            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s, used, leaves_outputs))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -139,6 +140,7 @@ class Reports:
         pid: int | None = None,
         ended_ago_s: float | None = None,
         used: KeptUsage = NO_USAGE,
+        leaves_outputs: bool | None = None,
     ) -> bool:
         """Have Redis end a run, or try it again. False when the attempt was superseded."""
         return self._store.finish(
@@ -149,7 +151,23 @@ class Reports:
             pid=pid,
             ended_ago_s=ended_ago_s,
             used=used,
+            leaves_outputs=leaves_outputs,
         )
+
+    def _leave_outputs(self, attempt: Attempt) -> bool | None:
+        """Leave what the job has put out to those who send it; returns whether there is something.
+
+        None: nothing need be said of it.
+        """
+        try:
+            are_left = attempt.folder.leave_outputs()
+        except OSError as error:
+            log.error("outputs.not_moved run=%s: %s", attempt.record.id, error)
+            return True
+        if are_left:
+            self._workplace.send_outputs(attempt.folder.path.name)
+        # An early report may have said that there is something.
+        return are_left or (False if attempt.finished else None)
 
     def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:
         """Report an end before the job's processes are gone.
@@ -168,6 +186,7 @@ class Reports:
                     owner=self._identity.owner,
                     ended_ago_s=boot_time_s() - ended_s,
                     used=self._workplace.usage.usage(attempt),
+                    leaves_outputs=attempt.folder.has_outputs or None,
                 )
             ):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)

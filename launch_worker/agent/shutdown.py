@@ -83,9 +83,20 @@ class WorkerShutdown:
         self._hurried.set()
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
-        """Take nothing new and block until the jobs have ended; returns False after the timeout."""
+        """Take nothing new and block until the jobs have ended and their outputs are sent; False after the timeout."""
         self._stop_intake(ends_at=None if timeout_s is None else time.monotonic() + timeout_s)
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
+        if not self._await_jobs(deadline):
+            return False
+        outputs = self._workplace.outputs
+        while outputs is not None and outputs.is_behind and not self._hurried.is_set():
+            if deadline is not None and boot_time_s() > deadline:
+                break  # the machine's next worker sends the rest
+            self._stopping.wait(0.05)
+        return True
+
+    def _await_jobs(self, deadline: float | None) -> bool:
+        """Block until the jobs have ended; returns False after the deadline."""
         while not self._is_drained:
             if deadline is not None and boot_time_s() > deadline:
                 return False
@@ -134,6 +145,8 @@ class WorkerShutdown:
         while self._attempts.active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._workplace.logs.close()
+        if self._workplace.outputs is not None:
+            self._workplace.outputs.close(at_once=self._is_detached or self._hurried.is_set())
         self._workplace.usage.close()
         self._heartbeat.join()
         # After the last heartbeat, which would take the runs back.
@@ -175,9 +188,10 @@ class WorkerShutdown:
         """End all jobs, those that outlive their grace by force, and wait for those that cannot be ended now."""
         self._attempts.end_all(Shutdown(reason))
         longest_grace_s = max((attempt.spec.grace_s for attempt in self._attempts.attempts), default=0.0)
-        if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
+        self._stop_intake()
+        if not self._await_jobs(boot_time_s() + longest_grace_s + _LAST_STEPS_S):
             self._attempts.end_all(Shutdown(reason, grace_s=0.0))
-            self.drain(timeout_s=_LAST_STEPS_S)
+            self._await_jobs(boot_time_s() + _LAST_STEPS_S)
         try:
             while not self._is_drained and not self._hurried.is_set():
                 self._say_waiting()

@@ -337,6 +337,7 @@ def _recovery(shared: _Shared, workplace: Workplace, attempts: Attempts, items: 
         hung_after_s=shared.hung_after_s,
         stopping=shared.stopping,
         on_end=shared.on_end,
+        send_outputs=workplace.send_outputs,
     )
 
 

@@ -22,6 +22,7 @@ from launch_worker.errors import LaunchError
 from launch_worker.logs.recorder import recorder_of
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
+from launch_worker.outputs.sender import OutputSender, sender_of
 from launch_worker.runners.output import FULL_DISK
 from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
@@ -40,6 +41,8 @@ class Workplace:
     runner: ProcessRunner
     logs: LogShipper
     usage: UsageSampler
+    #: What sends ended attempts' outputs; None where they are not kept.
+    outputs: OutputSender | None
     #: What every attempt gets of this worker.
     context: WorkerContext
 
@@ -112,6 +115,7 @@ class Workplace:
             on_away=self._outage.note,
             recorder=recorder_of(settings),
         )
+        self.outputs = sender_of(settings, self._store)
         self.usage = UsageSampler(
             every_s=settings.usage_s,
             devices=DeviceMeter(),
@@ -158,6 +162,11 @@ class Workplace:
         """The folder for the files of an attempt in this worker's own folder."""
         return self.folder.attempt(record)
 
+    def send_outputs(self, name: str) -> None:
+        """Have what an attempt has left sent: `name` is that of the attempt's folder."""
+        if self.outputs is not None:
+            self.outputs.send(name)
+
     def tidy(self) -> None:
         """Release what settled attempts of previous workers held, and reap orphans; called at each heartbeat."""
         for name, key in list(self._held_before.items()):
@@ -166,3 +175,5 @@ class Workplace:
                 self._capacity.release(key)
         reap_orphans()
         self.logs.adopt()
+        if self.outputs is not None:
+            self.outputs.adopt()

@@ -19,6 +19,7 @@ from launch_worker.model.finding import Finding
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
 from launch_worker.model.worker import why_never, why_unserved
+from launch_worker.outputs.outgoing import waiting
 from launch_worker.redis_url import RedisUrl
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import OLDEST_SERVERS
@@ -42,6 +43,8 @@ _RECENT_US = 7 * 86_400_000_000
 _NEARLY_FULL = 0.9
 #: Seconds that small outputs may wait for the store of logs before there is a warning.
 _PACK_LATE_S = 3 * 3600.0
+#: Seconds that outputs may wait on a worker's machine before there is a warning.
+_OUTPUTS_LATE_S = 600.0
 #: Seconds that an archive may be behind before there is a warning.
 _ARCHIVE_LAG_S = 60.0
 #: Findings that keep workers and passes from writing that they are well.
@@ -60,6 +63,7 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("records", _records),
         ("work-dir", _work_dir),
         ("logs", _logs),
+        ("outputs", _outputs),
         ("archive", _archive),
         ("registry", _registries),
     ):
@@ -442,6 +446,31 @@ def _logs(store: Store, settings: Settings) -> Iterator[Finding]:
             "logs.undeleted",
             f"nothing deletes the logs at {objects.shown} when their runs are deleted: the archive's process {where}",
             "set the same LAUNCH_LOG_URL for launch-worker archive run, and start it again",
+        )
+
+
+def _outputs(store: Store, settings: Settings) -> Iterator[Finding]:
+    waits = waiting(settings.work_dir)
+    if settings.output_url:
+        # Imports fsspec.
+        from launch_worker.objects import Objects
+
+        try:
+            objects = Objects(settings.output_url, setting="LAUNCH_OUTPUT_URL", what="outputs")
+            # A folder that is missing is made with the first output.
+            objects.folders()
+        except LaunchError as error:
+            advice = "mend that: until then workers keep what jobs left on their disks"
+            yield Finding("error", "outputs.away", str(error), advice)
+        else:
+            yield Finding("ok", "outputs", f"what jobs leave is kept at {objects.shown}")
+    if waits.attempts and (waits.since_s > _OUTPUTS_LATE_S or not settings.output_url):
+        yield Finding(
+            "warning",
+            "outputs.waiting",
+            f"outputs of {plural(waits.attempts, 'attempt')} wait on this machine to be stored, for "
+            f"{format_duration(waits.since_s)} by now",
+            "start a worker here with LAUNCH_OUTPUT_URL; its log says why they cannot be stored (outputs.…)",
         )
 
 

@@ -5,6 +5,7 @@
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, usage.json, report.json}
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/                   (`launch_worker.outputs.outgoing`)
     work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
@@ -32,6 +33,7 @@ from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder
+from launch_worker.outputs import outgoing
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.talk_folder import TALK
 from launch_worker.untrusted.removal import remove_tree
@@ -74,6 +76,8 @@ class AttemptFolder:
         self._config_bytes = 0
         self._is_container: bool | None = None
         self._has_work = False
+        #: Whether there is a folder of outputs; None where another worker made this folder.
+        self._has_outputs: bool | None = None
         #: Names of written files that not every job has.
         self._more: set[str] = set()
 
@@ -124,6 +128,7 @@ class AttemptFolder:
     def make(self, *, for_process: bool = True) -> None:
         """Make the folder, and that of its talk. Raises OSError."""
         self._is_container = False
+        self._has_outputs = False
         self._made_s = time.monotonic()
         if for_process and self._reusable is not None:
             self._reused = self._reusable.take(self.root)
@@ -148,6 +153,27 @@ class AttemptFolder:
         os.mkdir(path)
         self._has_work = True
         return path
+
+    def make_outputs(self, patterns: tuple[str, ...]) -> str:
+        """Make the folder of the job's outputs, of which these patterns are kept; returns its path. Raises OSError."""
+        self._has_outputs = True
+        return outgoing.make_outputs(self.root, patterns)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the job has left outputs by now."""
+        return self._has_outputs is not False and outgoing.has_outputs(self.root)
+
+    def leave_outputs(self) -> bool:
+        """Leave the outputs of an ended job to those who send them; returns whether there are some. Raises OSError.
+
+        Can be repeated.
+        """
+        if self._has_outputs is False:
+            return False
+        are_left = outgoing.leave_outputs(self.path.parents[3], self.root)
+        self._has_outputs = False
+        return are_left
 
     def write_config(self, data: bytes) -> str:
         """Write the job's configuration; returns its path. Raises OSError."""
@@ -289,7 +315,12 @@ class AttemptFolder:
         return read_exits(folder).get(name)
 
     def remove(self) -> None:
-        """Delete the folder, or keep it for reuse; what cannot be deleted is set aside."""
+        """Delete the folder, or keep it for reuse; what cannot be deleted is set aside, and outputs are not deleted."""
+        try:
+            self.leave_outputs()
+        except OSError as error:
+            log.error("outputs.not_moved run=%s: %s; the next worker of this machine tries again", self.run_id, error)
+            return
         # What most jobs leave is deleted by name; whatever else there is makes one of these calls fail.
         try:
             if self._has_work:

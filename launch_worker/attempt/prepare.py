@@ -47,6 +47,11 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
             attempt.spec = replace(attempt.spec, values=values)
     else:
         plan = _fill(attempt, config, values)
+    if attempt.spec.outputs and not context.settings.output_url:
+        raise InputError(
+            "the run asks for its outputs to be kept (--output), and its worker keeps none; set LAUNCH_OUTPUT_URL "
+            "where the worker is started"
+        )
     folder = attempt.folder
     folder.make(for_process=plan is None)
     if attempt.record.needs:
@@ -114,6 +119,8 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
         config_path=config_path,
         wandb_env=context.settings.wandb_env,
     )
+    if context.settings.output_url:
+        env["LAUNCH_OUTPUT_DIR"] = attempt.folder.make_outputs(spec.outputs)
     return lambda code: context.runner.start(
         spec.command,
         key=attempt.key,

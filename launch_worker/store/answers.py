@@ -23,6 +23,9 @@ HoldWord = Literal["held", "adopted", "over"]
 #: Answer to the report of an attempt's end.
 FinishWord = Literal["done", "superseded", "unknown"]
 
+#: Answer to outputs that are stored; superseded: others of the attempt count; deleted: the run is; unknown: no record.
+KeepOutputsWord = Literal["kept", "superseded", "deleted", "unknown"]
+
 #: Answer to a checkpoint that is stored; unknown: no record of the attempt.
 KeepWord = Literal["done", "superseded", "unknown"]
 

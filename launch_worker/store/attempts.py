@@ -15,7 +15,7 @@ from launch_worker.model.units import as_us
 from launch_worker.model.usage import NO_USAGE, KeptUsage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
-from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord, KeepWord
+from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord, KeepOutputsWord, KeepWord
 from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
@@ -194,13 +194,15 @@ class Attempts(Server):
         pid: int | None = None,
         ended_ago_s: float | None = None,
         used: KeptUsage = NO_USAGE,
+        leaves_outputs: bool | None = None,
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when the attempt was superseded: nothing was changed. A repeated call
         changes nothing more. A record that Redis has lost is written again first. `free` is the worker's free capacity
         now, `pid` that of a job that ended before its start was noted (`started`), `ended_ago_s` the seconds since
-        an end that is not now, and `used` what the attempt used.
+        an end that is not now, `used` what the attempt used, and `leaves_outputs` says whether outputs of it wait to be
+        sent; None where that is not known.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
@@ -209,7 +211,7 @@ class Attempts(Server):
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = free.to_json() if free is not None else ""
         ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
-        changes = (step.retried, step.avoid, step.needs)
+        changes = (step.retried, step.avoid, step.needs, "" if leaves_outputs is None else int(leaves_outputs))
         last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used, *changes)
         answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "unknown":
@@ -218,6 +220,13 @@ class Attempts(Server):
         if answer == "done" and outcome.late_exit:
             self.note_late_exit(record.id, record.token, outcome.late_exit)
         return answer == "done"
+
+    def keep_outputs(
+        self, run_id: str, attempt: int, token: int, *, files: int, size: int, left_out: int
+    ) -> KeepOutputsWord:
+        """Note the outputs of an attempt, which are in the store: numbers of files, of their bytes, of other files."""
+        answer = self._call("keep_outputs", run_id, attempt, token, files, size, left_out)
+        return cast(KeepOutputsWord, text(answer))
 
     def restore(self, record: Record, *, owner: str, lease_s: float | None = None) -> bool:
         """Write a Running record that Redis has lost, from its worker's copy. False when Redis has a record.

@@ -19,13 +19,13 @@ def remove_tree(path: str) -> OSError | None:
     """
     problems: list[OSError] = []
     try:
-        with _opened(path) as top:
+        with opened(path) as top:
             prefix, numbers = f".{secrets.token_hex(8)}.", itertools.count()
             waiting = _empty(top, top, prefix, numbers, problems)
             while waiting:
                 name = waiting.pop()
                 try:
-                    with _opened(name, dir_fd=top) as folder:
+                    with opened(name, dir_fd=top) as folder:
                         waiting += _empty(folder, top, prefix, numbers, problems)
                     os.rmdir(name, dir_fd=top)
                 except OSError as error:
@@ -39,7 +39,7 @@ def remove_tree(path: str) -> OSError | None:
 
 
 @contextlib.contextmanager
-def _opened(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
+def opened(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
     """Open the folder, and let its owner read and write it."""
     handle = os.open(path, os.O_PATH | _FOLDER, dir_fd=dir_fd)
     try:
@@ -79,7 +79,7 @@ def _take_away(name: str, folder: int, top: int, prefix: str, numbers: Iterator[
     if folder == top:
         return [name]
     # It must be writable to be moved.
-    with _opened(name, dir_fd=folder):
+    with opened(name, dir_fd=folder):
         moved = f"{prefix}{next(numbers)}"
         os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=top)
     return [moved]

@@ -4,12 +4,13 @@
 --   (free capacity of the worker now; '' for none), pid (of the main process; '' when `started` has noted it),
 --   ended_ago_us (time since the end by the worker's clock; '' for now). An end is never noted as before its start.
 --   usage (JSON of what the attempt used; '' where that is not known), samples (the same with samples over time; '' for
---   none), retried, avoid, needs (new values of these fields of the record where it is tried again; '' to leave them)
+--   none), retried, avoid, needs (new values of these fields of the record where it is tried again; '' to leave them),
+--   left ('1': outputs of the attempt wait to be sent, '0': none do; '' where that is not said)
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any owner). A
 -- repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us, retry_reason,
-  counts_as, capacity, pid, ended_ago_us, usage, samples, retried, avoid, needs = unpack(ARGV)
+  counts_as, capacity, pid, ended_ago_us, usage, samples, retried, avoid, needs, left = unpack(ARGV)
 retry_us, capacity, ended_ago_us = tonumber(retry_us), capacity_of(capacity), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Fields that are needed later, read by the same command.
@@ -21,6 +22,7 @@ if is_rolled_back(run[2], token) then
   regain(id, run[1], now, token, attempt, owner, worker)
   run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
 end
+OUTPUTS.note_left(id, attempt, left)
 if run[3] == token and run[2] == token then
   -- A repeated report; or the processes of a job that had called itself finished have ended now, freed their capacity,
   -- and used more than was known.

@@ -23,6 +23,7 @@ SUBJECTS = (
         "settings",
         "uploads",
         "sweep",
+        "outputs",
     ),
     *(
         "places",
