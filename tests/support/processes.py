@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners.job import Exited, Gone, Lease
+from launch_worker.runners.job import TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.runner import ProcessRunner
@@ -49,6 +49,7 @@ class Jobs:
         env: dict[str, str] | None = None,
         timeout_s: float = 20.0,
         start_by: float = math.inf,
+        ending: Ending = TERM_ALL,
     ) -> JobHandle:
         key = new_run_id()
         own = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": key, "LAUNCH_TOKEN": "1", "HERE": str(self.folder)}
@@ -64,6 +65,7 @@ class Jobs:
             events=queue.SimpleQueue(),
             timeout_s=timeout_s,
             start_by=start_by,
+            ending=ending,
         )
 
     def shell(self, script: str, **options: Any) -> JobHandle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.model.usage import Used
-from launch_worker.runners.job import Exited
+from launch_worker.runners.job import Ending, Exited
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.takeover import take_over
@@ -103,6 +104,29 @@ def test_it_starts_the_jobs_of_the_new_worker_too(left: Left) -> None:
     )
     assert end_of(job) == Exited(4, "")
     assert (left.folder / "new").read_text() == "new\n"
+    (left.folder / "go").touch()
+    assert end_of(left.job).status == 9
+
+
+def test_a_job_with_an_ending_of_its_own_gets_sigterm_from_it(left: Left) -> None:
+    """It knows no other; a signal ahead of the end comes from the worker itself."""
+    job = left.runner.start(
+        ["sh", "-c", "trap 'echo led' USR1; trap 'exit 5' TERM; echo up; while :; do sleep 0.02; done"],
+        key="r.2",
+        env=left.env | {"LAUNCH_RUN_ID": new_run_id()},
+        cwd=left.folder,
+        log_path=left.folder / "new",
+        grace_s=5.0,
+        lease=None,
+        events=queue.SimpleQueue(),
+        timeout_s=20.0,
+        ending=Ending(signal.SIGINT, stops_main=True),
+    )
+    wait_until(lambda: (left.folder / "new").read_text() == "up\n")
+    job.signal("SIGUSR1", to_all=True)
+    wait_until(lambda: (left.folder / "new").read_text() == "up\nled\n")
+    job.stop(grace_s=5.0)
+    assert end_of(job) == Exited(5, "asked")
     (left.folder / "go").touch()
     assert end_of(left.job).status == 9
 
