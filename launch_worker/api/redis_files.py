@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.shown import attempt_of
@@ -30,8 +30,7 @@ class RedisFiles(RedisRuns):
         record, is_past = self._record_of_files(run_id)
         attempt_of(record, attempt)
         kept, notices = read_outputs(record.outputs), []
-        ready = [number for number, one in kept.items() if not one.is_sending]
-        number = attempt or max(ready, default=None)
+        number = _ready(kept, attempt)
         sending = [one for one, outputs in kept.items() if outputs.is_sending and attempt in (None, one)]
         for one in sending:
             notices.append(f"the outputs of attempt {one} are on their way: {record.worker or 'a worker'} sends them")
@@ -41,23 +40,28 @@ class RedisFiles(RedisRuns):
         if is_past and saved:
             notices.append(f"{plural(len(saved), 'saved file')} went with the run's record in Redis")
             saved = []
-        manifest = None
-        if number in kept and not kept[number].is_sending:
-            manifest = self._manifest(run_id, number, kept[number], notices)
-        if manifest is None:
+        outputs = None if number is None else self._outputs(run_id, number, kept[number], notices)
+        if outputs is None:
             return RunFiles(joined(saved, ()), notices=tuple(notices), is_sending=bool(sending))
-        outputs = [
-            KeptFile(file.path, file.size, file.mtime_us, attempt=number, sha256=file.sha256, mode=file.mode)
-            for file in manifest.files
-        ]
+        left_out = tuple(LeftOut(one.path, one.why) for one in outputs.manifest.left_out)
         return RunFiles(
-            joined(saved, outputs),
+            joined(saved, outputs.files.values()),
             number,
-            tuple(LeftOut(one.path, one.why) for one in manifest.left_out),
-            manifest.left_out_count,
+            left_out,
+            outputs.manifest.left_out_count,
             tuple(notices),
             is_sending=bool(sending),
         )
+
+    def file(self, run_id: str, attempt: int | None, path: str) -> KeptFile:
+        """The file at a path of that list, which need not be made for an output. Raises as `files`; NotFoundError."""
+        record, _ = self._record_of_files(run_id)
+        kept = read_outputs(record.outputs)
+        number = _ready(kept, attempt)
+        outputs = None if number is None else self._outputs(run_id, number, kept[number], [])
+        if outputs is not None and path in outputs.files:
+            return outputs.files[path]
+        return self.files(run_id, attempt).file(run_id, path)
 
     def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
         if file.kind == SAVED:
@@ -66,11 +70,14 @@ class RedisFiles(RedisRuns):
                 raise _gone(run_id, file)
             return iter((data[start:],))
         url = self.settings.output_url
-        found = _stored_files(url, run_id, file.attempt or 0).get(file.path) if url else None
+        try:
+            found = _outputs_of(url, run_id, file.attempt or 0).stored.get(file.path) if url else None
+        except FileNotFoundError:
+            found = None
         # What was listed may have been deleted since.
         if found is None or found.sha256 != file.sha256:
             raise _gone(run_id, file)
-        return _content(_stored(url), found, start)
+        return _content(_store(url), found, start)
 
     def _record_of_files(self, run_id: str) -> tuple[Record, bool]:
         """The record, and whether only the archive has it."""
@@ -81,7 +88,8 @@ class RedisFiles(RedisRuns):
         except UnknownRunError:
             return Record.from_json(self.shown(run_id)), True
 
-    def _manifest(self, run_id: str, attempt: int, kept: KeptOutputs, notices: list[str]) -> Manifest | None:
+    def _outputs(self, run_id: str, attempt: int, kept: KeptOutputs, notices: list[str]) -> _Outputs | None:
+        """The outputs of an attempt; None where they cannot be read, with a notice."""
         url = self.settings.output_url
         if not url:
             notices.append(
@@ -89,10 +97,25 @@ class RedisFiles(RedisRuns):
                 "LAUNCH_OUTPUT_URL of its worker says; set it here too, or go through the server"
             )
             return None
-        manifest = _read_manifest(url, run_id, attempt)
-        if manifest is None:
-            notices.append(f"the list of the outputs of attempt {attempt} is gone from {_stored(url).objects.shown}")
-        return manifest
+        try:
+            return _outputs_of(url, run_id, attempt)
+        except FileNotFoundError:
+            notices.append(f"the list of the outputs of attempt {attempt} is gone from {_store(url).objects.shown}")
+            return None
+
+
+class _Outputs(NamedTuple):
+    """The outputs of one attempt, as the store has them, and as they are listed, by path."""
+
+    manifest: Manifest
+    stored: dict[str, StoredFile]
+    files: dict[str, KeptFile]
+
+
+def _ready(kept: Mapping[int, KeptOutputs], attempt: int | None) -> int | None:
+    """The attempt (None: the latest) whose outputs are there; None for none."""
+    there = [number for number, one in kept.items() if not one.is_sending and attempt in (None, number)]
+    return max(there, default=None)
 
 
 def _gone(run_id: str, file: KeptFile) -> InputError:
@@ -100,25 +123,28 @@ def _gone(run_id: str, file: KeptFile) -> InputError:
 
 
 @lru_cache(maxsize=4)
-def _stored(url: str) -> StoredOutputs:
+def _store(url: str) -> StoredOutputs:
     # Few commands need it: start-up time.
     from launch_worker.outputs.stored import StoredOutputs
 
     return StoredOutputs(url)
 
 
-def _read_manifest(url: str, run_id: str, attempt: int) -> Manifest | None:
+@lru_cache(maxsize=16)
+def _outputs_of(url: str, run_id: str, attempt: int) -> _Outputs:
+    """Read a manifest; one that is there does not change. Raises FileNotFoundError for none."""
     try:
-        return _stored(url).manifest(run_id, attempt)
+        manifest = _store(url).manifest(run_id, attempt)
     except ValueError as error:
         raise DamagedError(f"the list of the outputs of run {run_id}, attempt {attempt}, is damaged: {error}") from None
-
-
-@lru_cache(maxsize=16)
-def _stored_files(url: str, run_id: str, attempt: int) -> dict[str, StoredFile]:
-    """The files of a manifest by path. One that is there does not change."""
-    manifest = _read_manifest(url, run_id, attempt)
-    return {} if manifest is None else {file.path: file for file in manifest.files}
+    if manifest is None:
+        raise FileNotFoundError
+    stored = {file.path: file for file in manifest.files}
+    files = {
+        path: KeptFile(path, file.size, file.mtime_us, attempt=attempt, sha256=file.sha256, mode=file.mode)
+        for path, file in stored.items()
+    }
+    return _Outputs(manifest, stored, files)
 
 
 def _content(stored: StoredOutputs, file: StoredFile, start: int) -> Iterator[bytes]:

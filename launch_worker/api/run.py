@@ -396,7 +396,20 @@ class Files(list["RunFile"]):
         return fetch(files, Path(root), self._read, replace=replace, on_bytes=on_bytes)
 
     def _read(self, file: KeptFile, start: int) -> Iterator[bytes]:
-        return self._api.transport.read_file(self._run_id, file, start)
+        """The content from a byte on; an outage after its first piece is outlasted."""
+        patience, has_begun = Patience(None), False
+        while True:
+            try:
+                for piece in self._api.transport.read_file(self._run_id, file, start):
+                    patience.has_answer()
+                    has_begun = True
+                    start += len(piece)
+                    yield piece
+                return
+            except AWAY as error:
+                if not has_begun:
+                    raise
+                patience.outlast(error)
 
 
 class RunFile:

@@ -205,6 +205,10 @@ class Served(RedisTransport):
         self._check_sight(run_id)
         return super().files(run_id, attempt)
 
+    def file(self, run_id: str, attempt: int | None, path: str) -> KeptFile:
+        self._check_sight(run_id)
+        return super().file(run_id, attempt, path)
+
     def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
         self._check_sight(run_id)
         return super().read_file(run_id, file, start)

@@ -107,7 +107,7 @@ def show_file(
 ) -> Response:
     """The bytes of a file that is kept with a run, or a range of them. It is always a download, never a page."""
     served = Served(shared, asker)
-    file = served.files(run_id, attempt).file(run_id, path)
+    file = served.file(run_id, attempt, path)
     kind, how = "application/octet-stream", "attachment"
     if view:
         kind, how = _kind_of_picture(file.path), "inline"

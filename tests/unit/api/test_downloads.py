@@ -6,12 +6,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from launch_worker.api import patience
 from launch_worker.api.downloads import fetch
-from launch_worker.errors import DamagedError, InputError, LaunchError
-from launch_worker.model.run_files import SAVED, KeptFile
+from launch_worker.api.run import Files
+from launch_worker.errors import DamagedError, InputError, LaunchError, ServerUnavailableError
+from launch_worker.model.run_files import SAVED, KeptFile, RunFiles
 
 AT = 1_700_000_000_000_000
 
@@ -132,3 +136,22 @@ def test_a_saved_file_has_no_hash_and_is_compared_as_it_is(tmp_path: Path) -> No
     store.contents["build.log"] = b"TEXT"
     with pytest.raises(InputError, match=r"build\.log already"):
         fetch(files, tmp_path, store.read)
+
+
+def test_an_outage_amid_a_file_is_outlasted(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Transport:
+        cuts = 2
+
+        def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+            pieces = store.read(file, start)
+            yield next(pieces)
+            if self.cuts:
+                self.cuts -= 1
+                raise ServerUnavailableError("the server is away")
+            yield from pieces
+
+    monkeypatch.setattr(patience, "_PAUSE_S", 0.0)
+    connection = cast("Any", SimpleNamespace(transport=Transport()))
+    assert Files(connection, "run", RunFiles(tuple(store.files[:1]))).download(tmp_path).files == 1
+    assert store.asked == [("model.pt", 0), ("model.pt", 1000), ("model.pt", 2000)]
+    assert files_of(tmp_path) == {"model.pt": store.contents["model.pt"]}
