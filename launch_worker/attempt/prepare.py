@@ -21,6 +21,7 @@ from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
 from launch_worker.errors import InputError
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
+from launch_worker.model.inputs import INPUTS
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.signals import number_of
@@ -185,6 +186,7 @@ def _container(
 
     def new(code: Path | None) -> NewContainer:
         arguments = _arguments(spec) if spec.sweep else None
+        folders = {INPUTS: attempt.folder.path / INPUTS} if spec.inputs else {}
         return NewContainer(
             plan,
             spec.command,
@@ -192,7 +194,7 @@ def _container(
             env,
             cwd=_folder_in_container(attempt, code),
             gpus=record.gpus,
-            files=Files(_config(record, spec), code, arguments=arguments),
+            files=Files(_config(record, spec), code, arguments=arguments, folders=folders),
             stop_signal=spec.stop_signal,
             stops_all=spec.stop_scope == "all",
             late_env=partial(_deadline, attempt),

@@ -15,12 +15,13 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from launch_worker.errors import EngineAwayError
-from launch_worker.runners.container.engine import Engine
+from launch_worker.errors import EngineAwayError, LaunchError
+from launch_worker.runners.container.engine import Engine, FileInContainer
 from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.untrusted.removal import remove_tree
 
@@ -32,6 +33,10 @@ _LOOKS = 10
 #: Number of files that are named as left out, at most.
 _NAMED = 1000
 _TOO_LONG = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+
+
+class UnsettledError(LaunchError):
+    """The job changed its folder while it was copied."""
 
 
 class _DiskError(Exception):
@@ -91,21 +96,30 @@ def keep(engine: Engine, container: str, kept: KeptFolder, *, check: Callable[[]
 
 
 def copy_out(
-    engine: Engine, container: str, kept: KeptFolder, *, check: Callable[[], None] = lambda: None
+    engine: Engine,
+    container: str,
+    kept: KeptFolder,
+    *,
+    at_rest: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Copied | None:
     """Copy a folder, whole or not at all; None where the container has no such folder, or there is no container.
 
-    What is at the target is replaced. `check` is called between pieces, and may raise.
-    Raises EngineAwayError, NoContainerError, StartError, OSError.
+    What is at the target is replaced; it stays where the job has put nothing into the folder. `check` is called between
+    pieces, and may raise. The folder of a container that runs is not `at_rest`: it is read twice, and there was an
+    instant at which all of it was as it is copied.
+    Raises EngineAwayError, NoContainerError, StartError, UnsettledError, OSError.
     """
     found = engine.stat(container, kept.inside)
-    if found is None or not found.is_folder:
+    if found is None or not found.is_folder or _is_untouched(found):
         return None
     copy = kept.target.with_name(f"{kept.target.name}.partial")
     remove_tree(str(copy))
     os.mkdir(copy, 0o700)
     try:
         copied = _Copying(engine, container, kept, copy, check).copy()
+        if not at_rest and _Copying(engine, container, kept, None, check).copy() != copied:
+            raise UnsettledError(f"{kept.inside} was changed while it was copied")
         remove_tree(str(kept.target))
         os.rename(copy, kept.target)
     except _DiskError as error:
@@ -117,11 +131,19 @@ def copy_out(
     return copied
 
 
+def _is_untouched(folder: FileInContainer) -> bool:
+    """Whether nothing has been made in a folder since it was made by `into.archive_of`, which gives it the time 0."""
+    try:
+        return datetime.fromisoformat(folder.modified.replace("Z", "+00:00")).timestamp() == 0
+    except ValueError:
+        return False  # it has a fraction of a second
+
+
 class _Copying:
-    """One folder on its way out of a container."""
+    """One folder on its way out of a container; without a target it is only read."""
 
     def __init__(
-        self, engine: Engine, container: str, kept: KeptFolder, target: Path, check: Callable[[], None]
+        self, engine: Engine, container: str, kept: KeptFolder, target: Path | None, check: Callable[[], None]
     ) -> None:
         self._engine = engine
         self._container = container
@@ -184,14 +206,14 @@ class _Copying:
             copied.leave_out(path, "its name is too long")
 
     def _make(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
-        target = self._target / path
         if entry.isdir():
-            with _disk():
-                os.makedirs(target, 0o700, exist_ok=True)
+            if self._target is not None:
+                with _disk():
+                    os.makedirs(self._target / path, 0o700, exist_ok=True)
         elif not self._kept.wanted(path):
             return
         elif entry.islnk():
-            self._make_link(entry, path, target)
+            self._make_link(entry, path)
         elif entry.isreg():
             data = archive.extractfile(entry)
             assert data is not None
@@ -199,14 +221,15 @@ class _Copying:
         else:
             self._copied.leave_out(path, "it is a link" if entry.issym() else "it is no plain file")
 
-    def _make_link(self, entry: tarfile.TarInfo, path: str, target: Path) -> None:
+    def _make_link(self, entry: tarfile.TarInfo, path: str) -> None:
         source = entry.linkname.partition("/")[2]
         if source not in self._copied.files:
             self._links.append(path)
         elif self._has_room(path, self._copied.files[source][0]):
-            with _disk():
-                os.makedirs(target.parent, 0o700, exist_ok=True)
-                os.link(self._target / source, target)
+            if self._target is not None:
+                with _disk():
+                    os.makedirs((self._target / path).parent, 0o700, exist_ok=True)
+                    os.link(self._target / source, self._target / path)
             self._copied.files[path] = self._copied.files[source]
 
     def _take_link(self, path: str, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
@@ -217,24 +240,18 @@ class _Copying:
     def _write(self, entry: tarfile.TarInfo, data: IO[bytes], path: str) -> None:
         if not self._has_room(path, entry.size):
             return
-        target = self._target / path
-        with _disk():
-            os.makedirs(target.parent, 0o700, exist_ok=True)
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         digest, left = hashlib.blake2b(digest_size=16), entry.size
-        with open(fd, "wb", buffering=0) as file:
+        with contextlib.nullcontext() if self._target is None else _new_file(self._target / path, entry) as file:
             while left:
                 block = data.read(min(_BLOCK, left))
                 if not block:
                     raise tarfile.ReadError("it ends within a file")
                 digest.update(block)
-                with _disk():
-                    _write_all(file, block)
+                if file is not None:
+                    with _disk():
+                        _write_all(file, block)
                 left -= len(block)
                 self._check()
-            with _disk():
-                os.fchmod(fd, (entry.mode & 0o777) | 0o400)
-                os.utime(fd, (entry.mtime, entry.mtime))
         self._copied.files[path] = (entry.size, int(entry.mtime), digest.digest())
 
     def _has_room(self, path: str, size: int) -> bool:
@@ -248,6 +265,15 @@ class _Copying:
         return False
 
 
+def digest_of(path: Path) -> bytes:
+    """The digest of a file's content, as `Copied.files` has it. Raises OSError."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
 @contextlib.contextmanager
 def _disk() -> Iterator[None]:
     try:
@@ -256,7 +282,24 @@ def _disk() -> Iterator[None]:
         raise _DiskError(error) from None
 
 
+@contextlib.contextmanager
+def _new_file(path: Path, entry: tarfile.TarInfo) -> Iterator[IO[bytes]]:
+    with _disk():
+        os.makedirs(path.parent, 0o700, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        yield file
+        with _disk():
+            os.ftruncate(fd, entry.size)
+            os.fchmod(fd, (entry.mode & 0o777) | 0o400)
+            os.utime(fd, (entry.mtime, entry.mtime))
+
+
 def _write_all(file: IO[bytes], block: bytes) -> None:
+    """Write a block; zeros take no room on the disk, as in the job's own file."""
+    if not block.strip(b"\0"):
+        file.seek(len(block), os.SEEK_CUR)
+        return
     view = memoryview(block)
     while view:
         view = view[file.write(view) :]

@@ -22,9 +22,10 @@ from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.container_options import ContainerPlan, Mount
 from launch_worker.model.outcome import Outcome, outcome_of_exit
-from launch_worker.runners.container import folders
+from launch_worker.runners.container import folders, mirror
 from launch_worker.runners.container.config import Labels, NewContainer
 from launch_worker.runners.container.engine import Engine
+from launch_worker.runners.container.folders import UnsettledError
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.into import Files
 from launch_worker.runners.container.runner import ContainerRunner
@@ -704,6 +705,52 @@ def test_a_copy_that_fails_is_told_and_leaves_no_half(bench: Bench, monkeypatch:
     assert "No space left" in handle.explain(outcome_of_exit(0)).message
     assert "what the job left in /launch/outputs is lost" in handle.explain(outcome_of_exit(0)).message
     assert not list(bench.folder.glob("outputs*"))
+
+
+def test_a_folder_in_which_nothing_was_made_is_not_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    stream = Engine.stream
+
+    def noted(engine: Engine, path: str, *args: Any, **options: Any) -> Any:
+        asked.append(path)
+        return stream(engine, path, *args, **options)
+
+    monkeypatch.setattr(Engine, "stream", noted)
+    assert end_of(bench.shell("ls /launch/outputs", keeps=(bench.outputs(),))).status == 0
+    assert not [path for path in asked if path.endswith("/archive")]
+    assert not (bench.folder / "outputs").exists()
+
+
+def test_the_copy_of_a_running_containers_folder_is_of_one_instant(bench: Bench) -> None:
+    """A file that has not changed keeps its inode and its times; what changes meanwhile makes no copy."""
+    kept = bench.outputs()
+    job = """
+        cd /launch/outputs; mkdir a; echo old >a/x; echo gone >y; echo z >z; echo ready
+        while [ ! -e /tmp/2 ]; do sleep 0.05; done
+        rm y; mkdir y; echo new >y/x; rm -r a; echo file >a; echo done
+        while :; do echo x >>/launch/outputs/z; done
+    """
+    handle = bench.shell(job, keeps=(kept,))
+    wait_until(lambda: "ready" in bench.output())
+    assert mirror.refresh(bench.runner.engine, handle.container, kept, at_rest=False) > 1_700_000_000
+    assert files_in(kept.target) == {"a/x": b"old\n", "y": b"gone\n", "z": b"z\n"}
+    before = os.stat(kept.target / "z")
+    mirror.refresh(bench.runner.engine, handle.container, kept, at_rest=False)
+    after = os.stat(kept.target / "z")
+    assert (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns)
+    made = bench.engine.api.exec_create(handle.container, ["touch", "/tmp/2"])
+    bench.engine.api.exec_start(made["Id"])
+    wait_until(lambda: "done" in bench.output())
+    with pytest.raises(UnsettledError, match="was changed while it was copied"):
+        mirror.refresh(bench.runner.engine, handle.container, kept, at_rest=False)
+    assert files_in(kept.target) == {"a/x": b"old\n", "y": b"gone\n", "z": b"z\n"}
+    handle.stop(grace_s=0)
+    end_of(handle)
+    mirror.refresh(bench.runner.engine, handle.container, kept, at_rest=True)
+    found = files_in(kept.target)
+    assert found.pop("z").startswith(b"z\nx\n")
+    assert found == {"a": b"file\n", "y/x": b"new\n"}
+    assert not list(bench.folder.glob("*.new")) + list(bench.folder.glob("*.partial"))
 
 
 def test_folders_of_this_machine_are_in_the_container_for_every_user(bench: Bench, tmp_path: Path) -> None:
