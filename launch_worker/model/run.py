@@ -236,6 +236,7 @@ class Record:
         return cls(
             state=_state(str(shown.get("state"))),
             is_held=shown.get("held") is True,
+            avoid=str(shown.get("not_on_worker") or ""),
             cancel_at=micros_of(shown.get("cancel_requested_at")),
             version=_int(shown.get("item_version"), 1),
             log_missing=_int(shown.get("log_missing_bytes")),
@@ -371,6 +372,7 @@ class Record:
             "pid": self.pid,
             "gpus": list(self.gpus),
             "memory": parse_needs(self.needs).memory or None,
+            "not_on_worker": self.avoid or None,
             "sweep": self.sweep or None,
             "group": self.group or None,
             "preemptions": self.preemptions,

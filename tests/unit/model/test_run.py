@@ -201,11 +201,16 @@ def test_a_record_of_json_knows_the_needs_and_the_files_of_its_run() -> None:
     spec = RunSpec(command=("a",), gpus=2, cpus=0.5, memory=1 << 30)
     record = Record.from_hash(
         FIELDS
-        | {"spec": spec.to_json(), "needs": spec.needs, "files": '{"a.txt": {"size": 3, "at": 1700000000123000}}'}
+        | {
+            "spec": spec.to_json(),
+            "needs": spec.needs,
+            "avoid": "w@a",
+            "files": '{"a.txt": {"size": 3, "at": 1700000000123000}}',
+        }
     )
     files = [file.as_json() for file in saved_files(record)]
     read = Record.from_json(record.as_json() | {"files": files})
-    assert read.needs == spec.needs
+    assert (read.needs, read.avoid) == (spec.needs, "w@a")
     assert saved_files(read) == saved_files(record)
 
 
