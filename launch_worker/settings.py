@@ -53,6 +53,12 @@ class Settings:
     upload_url: str = UPLOADS_IN_REDIS
     #: Bytes of an uploaded folder at most, compressed.
     upload_bytes: int = 100 << 20
+    #: Path of the program uv; '' for the one that is installed with this package, or stands on PATH.
+    uv: str = ""
+    #: Bytes of disk that the Python environments of a machine may take before unused ones are deleted.
+    environment_bytes: int = 32 << 30
+    #: Seconds after which an unused environment is deleted.
+    environment_age_s: float = 30 * 86400.0
     #: Seconds that a run waits for GPUs, cores or memory before a worker collects them for it.
     backfill_s: float = 300.0
     #: Runs that may have the same device at once.
@@ -277,6 +283,9 @@ class Settings:
             database_url=database_url,
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
+            uv=env.get("LAUNCH_UV") or cls.uv,
+            environment_bytes=size("LAUNCH_ENVIRONMENT_BYTES", cls.environment_bytes),
+            environment_age_s=seconds("LAUNCH_ENVIRONMENT_AGE", cls.environment_age_s),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),
             gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
             wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),

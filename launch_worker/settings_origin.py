@@ -19,6 +19,7 @@ from launch_worker.untrusted.ownership import read_ours
 #: Settings whose variable is not named as they are.
 _VARIABLES = {
     "retention_s": "LAUNCH_RETENTION",
+    "environment_age_s": "LAUNCH_ENVIRONMENT_AGE",
     "log_keep_bytes": "LAUNCH_LOG_KEEP",
     "is_insecure": "LAUNCH_INSECURE",
     "takes_passwords": "LAUNCH_PASSWORDS",

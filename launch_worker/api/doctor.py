@@ -62,6 +62,7 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
     for name, look in (
         ("records", _records),
         ("work-dir", _work_dir),
+        ("environments", _environments),
         ("logs", _logs),
         ("outputs", _outputs),
         ("archive", _archive),
@@ -516,3 +517,23 @@ def _work_dir(store: Store, settings: Settings) -> Iterator[Finding]:
         f"only {free >> 20} MiB are free in {folder}, where workers keep output, code and ends of runs",
         "make room on that disk, or set LAUNCH_WORK_DIR to a folder on a larger one and start the workers anew",
     )
+
+
+def _environments(store: Store, settings: Settings) -> Iterator[Finding]:
+    # Imported here: `status` does without.
+    from launch_worker.code.environments import folder_of, kept
+    from launch_worker.code.uv import find_uv
+
+    uv, folder = find_uv(settings, os.environ), folder_of(settings)
+    if settings.uv and not uv:
+        yield Finding(
+            "warning",
+            "environments.no-uv",
+            f"LAUNCH_UV names {settings.uv!r}, which is no program: workers that are started so make no environments",
+            "install uv there, or unset LAUNCH_UV",
+        )
+    if folder.is_dir():
+        count, size = kept(folder)
+        made = "1 Python environment is" if count == 1 else f"{count} Python environments are"
+        by = f"uv is {uv}" if uv else "there is no uv here to make more"
+        yield Finding("ok", "environments", f"{made} in {folder}, {size / _GIB:.1f} GiB with uv's cache; {by}")

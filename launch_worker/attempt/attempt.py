@@ -26,7 +26,7 @@ from launch_worker.store.store import Store
 if TYPE_CHECKING:
     from launch_worker.runners.container.runner import ContainerRunner
 
-#: Callback for each part of an attempt's start (`fetch`, `pull`, `wait`, `start`), with a sentence for people.
+#: Callback for each part of an attempt's start (`fetch`, `build`, `pull`, `wait`, `start`), with a sentence for people.
 Enter = Callable[[str, str], None]
 
 
@@ -85,6 +85,8 @@ class Attempt:
     has_phases: bool = False
     #: Folder of the submitter that this machine lacks, so that the job runs in an empty one; '' for none.
     missing_cwd: str = ""
+    #: Folder of the Python environment that the job runs in; '' for none.
+    environment: str = ""
     #: Error that ended the execution.
     error: Exception | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from launch_worker.errors import InputError
@@ -29,6 +30,9 @@ INHERITED = frozenset(
         *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     )
 )
+
+#: Variables that lead a Python to packages of another one.
+_OF_PYTHON = frozenset(("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"))
 
 #: Variables that the job or its queue may override. Without this one Python writes to a pipe or a file a block at a
 #: time: a job that prints little would show nothing for long, and a stopped one nothing at all.
@@ -59,6 +63,17 @@ def job_environment(
         # The record has the driver's numbers. In CUDA's own order, the fastest first, they would be other GPUs.
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
+
+
+def in_environment(env: dict[str, str], spec: RunSpec, folder: str) -> dict[str, str]:
+    """A process's environment inside a Python environment, as that one's `activate` makes it.
+
+    What the worker has of another Python is left out, unless the submitter asked for it.
+    """
+    asked = {*spec.env, *spec.env_from}
+    inside = {name: value for name, value in env.items() if name not in _OF_PYTHON or name in asked}
+    path = env.get("PATH", os.defpath)
+    return inside | {"VIRTUAL_ENV": folder, "PATH": f"{folder}/bin{os.pathsep}{path}"}
 
 
 def container_environment(

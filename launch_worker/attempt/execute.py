@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
-from launch_worker.attempt.prepare import fetch, prepare
+from launch_worker.attempt.prepare import build, fetch, prepare
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Limits, never_started, supervise
 from launch_worker.attempt.tail import explained
@@ -76,11 +76,13 @@ def execute(
 
 
 def _prepare(attempt: Attempt, context: WorkerContext, enter: Enter) -> Callable[[], Job]:
-    """Make the attempt's folder and fetch its code; returns what starts its job."""
+    """Make the attempt's folder, fetch its code and make its environment; returns what starts its job."""
     patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
     start = prepare(attempt, context, patience, enter)
     attempt.phase = "build"
-    return partial(start, fetch(attempt, context, patience, enter))
+    code = fetch(attempt, context, patience, enter)
+    build(attempt, context, patience, enter, code)
+    return partial(start, code)
 
 
 def _start(attempt: Attempt, context: WorkerContext, start: Callable[[], Job], enter: Enter) -> float:
@@ -96,7 +98,7 @@ def _start(attempt: Attempt, context: WorkerContext, start: Callable[[], Job], e
             enter("start", "")
     if folder.is_disk_short:
         make_room(folder.output, limit_bytes=context.settings.log_file_bytes)
-    attempt.tail = context.logs.tail(record.id, record.attempt, folder.output)
+    attempt.tail = attempt.tail or context.logs.tail(record.id, record.attempt, folder.output)
     attempt.talk = talk_of(attempt)
     begun = attempt.begun_s = time.monotonic()
     attempt.job = start()

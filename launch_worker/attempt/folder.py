@@ -4,7 +4,8 @@
     work_dir/workers/OWNER/{host, worker}   the machine's name, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, usage.json, report.json}
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, …}
+        and, where there is something to keep, {work/, code/, environment, usage.json, report.json}
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/                   (`launch_worker.outputs.outgoing`)
     work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, ReusableFolder, ReusableFolders
 from launch_worker.clock import boot_time_s
+from launch_worker.code.cache import HELD
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
@@ -246,6 +248,10 @@ class AttemptFolder:
     def was_signalled(self) -> bool:
         """Whether the job got the signal ahead of its end."""
         return os.path.exists(f"{self.root}/{_SIGNALLED}")
+
+    def keep_environment(self, key: str) -> None:
+        """Keep which Python environment the attempt has: for as long as this folder is there nobody deletes it."""
+        self.write(HELD, key.encode())
 
     def keep_usage(self, recorder: Recorder) -> None:
         """Keep what the job has used by now, for the next worker. Raises OSError."""

@@ -1,4 +1,4 @@
-"""Prepares a job on this machine: macros, environment and code, then how a process or a container is started."""
+"""Prepares a job on this machine: macros, code and Python environment, then how a process or a container is started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
-from launch_worker.attempt.environment import container_environment, job_environment
+from launch_worker.attempt.environment import container_environment, in_environment, job_environment
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
@@ -29,6 +29,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import TERM_ALL, Ending, Job
+from launch_worker.runners.output import OutputWriter
 
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
 Start = Callable[[Path | None], Job]
@@ -107,6 +108,50 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
     return code
 
 
+def build(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter, code: Path | None) -> None:
+    """Make the Python environment that the run asks for, or take the one that is there.
+
+    What uv says is the beginning of the attempt's output. Raises InputError, CodeError, StartGivenUpError, OSError.
+    """
+    spec, record = attempt.spec, attempt.record
+    if not (spec.requirements or spec.python) or attempt.folder.is_container:
+        return
+    # Imported where a run wants one.
+    from launch_worker.code.environments import Environments, wanted_by
+
+    wanted = wanted_by(spec, code)
+    if wanted is None:
+        return
+    settings, hold = context.settings, attempt.folder.keep_environment
+    patience = replace(patience, what="the environment")
+    environments = Environments(settings, os.environ)
+    attempt.environment = environments.find(wanted, hold=hold, patience=patience)
+    if attempt.environment:
+        return
+    from launch_worker.code.uv import Uv, find_uv, no_uv
+
+    program = find_uv(settings, os.environ)
+    if not program:
+        raise no_uv(settings.uv)
+    enter("build", f"making the Python environment of {wanted.shown}")
+    attempt.tail = context.logs.tail(record.id, record.attempt, attempt.folder.output)
+    context.logs.follow(attempt.tail)
+    output = OutputWriter(attempt.folder.output, limit_bytes=settings.log_file_bytes)
+    try:
+        uv = Uv(
+            program,
+            environments.cache,
+            patience,
+            os.environ,
+            marks={"LAUNCH_RUN_ID": record.id, "LAUNCH_TOKEN": str(record.token)},
+            on_line=lambda line: output.write(f"{line}\n".encode()),
+        )
+        attempt.environment = environments.make(wanted, uv, hold=hold)
+    finally:
+        output.close()
+    enter("start", "")
+
+
 def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.write_config(_config(record, spec))
@@ -125,7 +170,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
     return lambda code: context.runner.start(
         spec.command,
         key=attempt.key,
-        env=env | _deadline(attempt),
+        env=(in_environment(env, spec, attempt.environment) if attempt.environment else env) | _deadline(attempt),
         cwd=_folder(attempt, code),
         log_path=attempt.folder.output,
         grace_s=spec.grace_s,

@@ -6,13 +6,15 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launch_worker.code.patience import Patience
 from launch_worker.untrusted.removal import remove_tree
 
 _HALF_MADE_S = 86400.0
+#: Name of the file in an attempt's folder with the name of an entry that the attempt uses beyond its start.
+HELD = "environment"
 
 
 @contextlib.contextmanager
@@ -41,18 +43,48 @@ def throw_away_unused(folder: Path, *, keep: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             if partial.stat().st_mtime < time.time() - _HALF_MADE_S:
                 remove(partial)
+    for _, lock in _by_age(folder)[: -keep or None]:
+        with _locked_now(lock) as entry:
+            if entry is not None:
+                remove(entry)
+                lock.unlink(missing_ok=True)
+
+
+def throw_away_old(
+    folder: Path, *, age_s: float, is_full: Callable[[], bool], is_held: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """Delete the entries of the folder that were unused for so many seconds, and while it `is_full` the next oldest.
+
+    None is deleted that is locked, or `is_held`. Yields each before it is asked again whether the folder is full.
+    """
+    for used_s, lock in _by_age(folder):
+        if used_s > time.time() - age_s and not is_full():
+            return
+        with _locked_now(lock) as entry:
+            if entry is None or is_held(entry):
+                continue
+            remove(entry)
+            lock.unlink(missing_ok=True)
+            yield entry
+
+
+def _by_age(folder: Path) -> list[tuple[float, Path]]:
+    """The locks of the folder's entries, with the times of their last uses, the oldest first."""
     ages = []
     for lock in folder.glob("*.lock"):
         with contextlib.suppress(FileNotFoundError):
             ages.append((lock.stat().st_mtime, lock))
-    for _, lock in sorted(ages, reverse=True)[keep:]:
-        fd = _try_lock(lock, fcntl.LOCK_EX)
-        if fd is None:
-            continue
-        try:
-            remove(lock.with_suffix(""))
-            lock.unlink(missing_ok=True)
-        finally:
+    return sorted(ages)
+
+
+@contextlib.contextmanager
+def _locked_now(lock: Path) -> Iterator[Path | None]:
+    """Hold the lock of an entry, and give the entry; None where another process has the lock."""
+    fd = _try_lock(lock, fcntl.LOCK_EX)
+    try:
+        yield None if fd is None else lock.with_suffix("")
+    finally:
+        if fd is not None:
             os.close(fd)
 
 

@@ -1,4 +1,4 @@
-"""Bounds how long fetching a run's code may take, and ends it when nobody wants it any more."""
+"""Bounds how long bringing a run's code and environment may take, and ends it when nobody wants it any more."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Patience:
     deadline: float
     limit_s: float
     unwanted: Callable[[], bool] = lambda: False
+    #: Thing that is waited for, in a word for people.
+    what: str = "the code"
 
     @classmethod
     def of(cls, limit_s: float, *, unwanted: Callable[[], bool] = lambda: False) -> Patience:
@@ -40,8 +42,8 @@ class Patience:
             raise StartGivenUpError
         if time.monotonic() >= self.deadline:
             raise CodeError(
-                f"the code was not there within the start timeout of {format_duration(self.limit_s)}; "
-                "raise it with --start-timeout if the code is that large"
+                f"{self.what} was not there within the start timeout of {format_duration(self.limit_s)}; "
+                f"raise it with --start-timeout if {self.what} is that large"
             )
 
     def pause(self, seconds: float = TURN_S) -> None:
@@ -57,7 +59,7 @@ class Patience:
                 again_at = time.monotonic() + _REDIS_AGAIN_S
                 while time.monotonic() < again_at:
                     if not self.left_s:
-                        raise CodeError(f"the code was not there within the start timeout: {error}") from None
+                        raise CodeError(f"{self.what} was not there within the start timeout: {error}") from None
                     self.pause()
 
     def await_thread(self, call: Callable[[], T]) -> T:

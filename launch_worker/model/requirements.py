@@ -18,8 +18,9 @@ FOUND = ("uv.lock", "pylock.toml", "pyproject.toml", "requirements.txt")
 LOCK, PYLOCK, PROJECT, LIST = "lock", "pylock", "project", "list"
 #: Files beside another one that uv heeds.
 _BESIDE = (".python-version", "uv.toml")
-#: Bytes of all files that go with a run, and their number.
+#: Bytes of all files that go with a run, and that a worker reads from the code; and their number.
 MAX_BYTES = 256 * 1024
+MAX_CODE_BYTES = 16 << 20
 MAX_FILES = 50
 _PYLOCK = re.compile(r"pylock(\.[^.]+)?\.toml")
 _INCLUDE = re.compile(r"(?:-[rc]\s*|--(?:requirement|constraint)[\s=]\s*)(\S.*)")
@@ -66,10 +67,10 @@ def check_files(main: str, files: Mapping[str, str]) -> None:
             raise InputError(f"the path {path[:100]!r} of a file of the requirements could lead out of their folder")
     if files and main not in files:
         raise InputError(f"requirements {main[:100]!r} are not among the files that came with them")
-    _check_bounds(files)
+    _check_bounds(files, MAX_BYTES)
 
 
-def gather(main: str, read: Callable[[str], str | None]) -> dict[str, str]:
+def gather(main: str, read: Callable[[str], str | None], *, limit_bytes: int = MAX_BYTES) -> dict[str, str]:
     """The file, all that it includes, and what uv heeds beside it, by path. Raises InputError.
 
     `read` gives the text of a path, None for a file that is not there; it may raise InputError.
@@ -87,7 +88,7 @@ def gather(main: str, read: Callable[[str], str | None]) -> dict[str, str]:
         if text is None:
             raise InputError(f"{by} needs {path!r}, which is not there" if by else f"there is no file {path!r}")
         found[path] = text
-        _check_bounds(found)
+        _check_bounds(found, limit_bytes)
         if kind == LIST:
             waiting += [(other, path) for other in _included(path, text)]
     if kind == LOCK:
@@ -98,7 +99,7 @@ def gather(main: str, read: Callable[[str], str | None]) -> dict[str, str]:
         path = posixpath.join(posixpath.dirname(main), name)
         if path not in found and (beside := read(path)) is not None:
             found[path] = beside
-    _check_bounds(found)
+    _check_bounds(found, limit_bytes)
     return found
 
 
@@ -124,10 +125,10 @@ def _local(path: str, what: str) -> InputError:
     )
 
 
-def _check_bounds(files: Mapping[str, str]) -> None:
+def _check_bounds(files: Mapping[str, str], limit_bytes: int) -> None:
     size = sum(len(text.encode(errors="replace")) for text in files.values())
-    if size > MAX_BYTES or len(files) > MAX_FILES:
-        raise InputError(
-            f"the requirements have {size:,} bytes in {len(files)} files; at most {MAX_BYTES:,} in {MAX_FILES} go with "
-            "a run: send the folder with --upload"
+    if size > limit_bytes or len(files) > MAX_FILES:
+        told = (
+            f"the requirements have {size:,} bytes in {len(files)} files; there may be {limit_bytes:,} in {MAX_FILES}"
         )
+        raise InputError(told + ("; send the folder with --upload" if limit_bytes == MAX_BYTES else ""))

@@ -167,7 +167,7 @@ class AttemptBar(NamedTuple):
 
 
 #: Stretch that each phase of an attempt's start is shown as.
-_PHASES = {"wait": "waiting", "fetch": "code", "pull": "image", "start": "start"}
+_PHASES = {"wait": "waiting", "fetch": "code", "build": "environment", "pull": "image", "start": "start"}
 
 
 def timeline(

@@ -70,13 +70,14 @@ def run(
     env: Mapping[str, str],
     check: Callable[[], None],
     on_output: Callable[[bytes], object] | None = None,
+    on_said: Callable[[bytes], object] = lambda _: None,
     stdin: BinaryIO | None = None,
     bounds: Bounds,
 ) -> Ended:
     """Block until the child has ended. Raises OSError when it cannot be started, and what `check` or `on_output` raise.
 
     `check` is called often, and raises when the child is no longer wanted; it is ended then. `on_output` gets its
-    output, piece by piece. By its `env` the child is found should this worker die.
+    output, piece by piece, and `on_said` its error output. By its `env` the child is found should this worker die.
     """
     program = shutil.which(argv[0], path=env.get("PATH"))
     if program is None:
@@ -91,7 +92,7 @@ def run(
         stderr=subprocess.PIPE,
     )
     try:
-        out, said = _watch(process, check, on_output)
+        out, said = _watch(process, check, on_output, on_said)
     except BaseException:
         _end(process)
         raise
@@ -104,7 +105,10 @@ def run(
 
 
 def _watch(
-    process: subprocess.Popen[bytes], check: Callable[[], None], on_output: Callable[[bytes], object] | None
+    process: subprocess.Popen[bytes],
+    check: Callable[[], None],
+    on_output: Callable[[bytes], object] | None,
+    on_said: Callable[[bytes], object],
 ) -> tuple[bytes, bytes]:
     """Read both streams until the process has ended; a helper that stays behind may hold them open for ever."""
     assert process.stdout is not None
@@ -125,6 +129,7 @@ def _watch(
                 elif key.fileobj is process.stdout:
                     on_output(data)
                 else:
+                    on_said(data)
                     said += data
                     del said[:-_LAST_WORDS]
             if ended and not ready:
