@@ -80,9 +80,11 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
         is_container = config.resource == "container" or bool(attempt.spec.image)
         macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.root}/{ARGS_FILE}"
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
-    if isinstance(attempt.spec.memory, str):
-        attempt.spec = replace(attempt.spec, memory=parse_needs(attempt.record.needs).memory)
-    return config.container_plan(attempt.spec, macros)
+    spec = attempt.spec
+    if isinstance(spec.memory, str):
+        # Of a range it has what this attempt needs. The attempt keeps the range, by which it is tried again.
+        spec = replace(spec, memory=parse_needs(attempt.record.needs).memory)
+    return config.container_plan(spec, macros)
 
 
 def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Path | None:

@@ -169,6 +169,20 @@ def test_out_of_memory_is_told_by_the_engine(containers: Containers) -> None:
     assert "out of memory (the container engine says so)" in run.record.reason
 
 
+def test_a_container_that_was_out_of_memory_gets_twice_as_much(containers: Containers) -> None:
+    containers.cluster.worker()
+    run = submit(
+        ["sh", "-c", "tail -c 45000000 /dev/zero | tail -c 1 | wc -c | grep 1 || { sleep 1; kill -KILL $$; }"],
+        image=containers.image,
+        memory="32M..128M",
+        api=containers.cluster.api,
+    )
+    assert ended(run) is RunState.FINISHED
+    said = [step["reason"] for step in run.as_json(history=True)["history"]]
+    assert "retry 1 of 2 after oom with 64M of memory" in said
+    assert (run.record.attempt, run.as_json()["memory"]) == (2, 64 << 20)
+
+
 def test_time_limits_hold_for_containers(containers: Containers) -> None:
     containers.cluster.worker()
     run = containers.submit("while :; do sleep 0.1; done", timeout=1, grace=1)
