@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +28,7 @@ _NAMED = 10
 
 def fetch_inputs(attempt: Attempt, context: WorkerContext, patience: Patience) -> Path:
     """Fetch the inputs of an attempt; returns their folder. Raises CodeError, StartGivenUpError, OSError."""
+    patience = replace(patience, what="the input")
     url = context.settings.output_url
     if not url:
         raise CodeError(

@@ -122,7 +122,7 @@ def test_a_content_that_the_store_has_lost_leaves_no_half_folder(runs: Runs) -> 
 def test_outputs_that_are_on_their_way_are_waited_for_as_long_as_the_start_may_take(runs: Runs) -> None:
     there = runs.records[TRAIN].outputs
     runs.tell(TRAIN, {"1": {"sending": True}})
-    with pytest.raises(CodeError, match="start timeout"):
+    with pytest.raises(CodeError, match="the input was not there within the start timeout"):
         runs.fetch([f"{TRAIN}:."], Patience.of(0.01))
     with pytest.raises(StartGivenUpError):
         runs.fetch([f"{TRAIN}:."], Patience.of(30.0, unwanted=lambda: True))
