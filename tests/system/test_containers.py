@@ -171,8 +171,10 @@ def test_out_of_memory_is_told_by_the_engine(containers: Containers) -> None:
 
 def test_a_container_that_was_out_of_memory_gets_twice_as_much(containers: Containers) -> None:
     containers.cluster.worker()
+    kept = "head -c 45000000 /dev/zero | tail -c 45000000"
     run = submit(
-        ["sh", "-c", "tail -c 45000000 /dev/zero | tail -c 1 | wc -c | grep 1 || { sleep 1; kill -KILL $$; }"],
+        # `tail` has all of it in memory before it prints the first byte.
+        ["sh", "-c", f"test $({kept} | wc -c) = 45000000 || {{ sleep 1; kill -KILL $$; }}"],
         image=containers.image,
         memory="32M..128M",
         api=containers.cluster.api,
