@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 #: Names of files in the run's folder (LAUNCH_RUN_DIR): the job appends to one, the other appears once it shall stop.
 TO_WORKER = "to_worker"
 STOP = "stop"
+#: Names of the files with the number of the latest checkpoint that the worker has copied, and that it has stored.
+TAKEN = "checkpoint_taken"
+CHECKPOINTED = "checkpointed"
+#: Seconds between two looks for an answer, at first and at most.
+_LOOK_S, _LONGEST_LOOK_S = 0.005, 0.2
 #: Seconds between two reported heartbeats: a job may call `heartbeat` in its innermost loop.
 _HEARTBEAT_EVERY_S = 0.1
 #: Characters of the file `stop` that are read.
@@ -51,6 +56,10 @@ class CurrentRun:
         #: Number of the attempt, from 1; 0 outside a run.
         self.attempt = _number(env.get("LAUNCH_ATTEMPT", ""))
         self.sweep_id = env.get("LAUNCH_SWEEP_ID", "")
+        #: Folder whose content the next attempt finds again, on whatever worker; '' where none is kept.
+        self.checkpoint_dir = env.get("LAUNCH_CHECKPOINT_DIR", "")
+        #: Whether the folder had a checkpoint of an earlier attempt in it when this attempt began.
+        self.is_resumed = env.get("LAUNCH_RESUMED", "") == "1"
         #: Last value of each name that this process reported, as `wandb.Run.summary`. Setting one reports it.
         self.summary = Summary(self)
         self._folder = env.get("LAUNCH_RUN_DIR", "")
@@ -122,6 +131,37 @@ class CurrentRun:
         machine goes silent. At most `--max-preemptions` times.
         """
         self._tell({"preempting": True})
+
+    def checkpoint(self, *, wait: bool = False, timeout_s: float = 600.0) -> bool:
+        """What is in `checkpoint_dir` now is complete: the next attempt shall go on from it.
+
+        Returns when the worker has copied it, so that the job may write on, and stores it meanwhile; with `wait` when
+        it is stored, whatever becomes of this machine. False where no checkpoints are kept, for a folder that another
+        process changes, and after the timeout.
+        """
+        if not (self._folder and self.checkpoint_dir):
+            return False
+        number, until, pause_s = time.time_ns(), time.monotonic() + timeout_s, _LOOK_S
+        self._tell({"checkpoint": number})
+        while True:
+            copied, why = self._answer(TAKEN)
+            if why and copied >= number:
+                return False
+            if (self._answer(CHECKPOINTED)[0] if wait else copied) >= number:
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+
+    def _answer(self, name: str) -> tuple[int, str]:
+        """The number in a file of the worker's, 0 for none, and the reason beside it."""
+        try:
+            with open(os.path.join(self._folder, name), encoding="utf-8", errors="replace") as file:
+                number, _, why = file.read().strip().partition(" ")
+        except OSError:
+            return 0, ""
+        return _number(number), why
 
     def should_stop(self) -> bool:
         """Whether the run's end was asked for (or a limit was reached). Costs a look at the file system.

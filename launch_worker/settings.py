@@ -88,6 +88,8 @@ class Settings:
     #: Bytes, and number of files, that are kept of an attempt's outputs at most; the rest is left out and named.
     output_bytes: int = 10 << 30
     output_files: int = 10_000
+    #: Seconds that an attempt's end waits at most until its last checkpoint is stored, where another attempt follows.
+    checkpoint_wait_s: float = 600.0
     #: Bytes of ended runs in Redis, about and without their output, that wait for an archive beyond their retention.
     unarchived_bytes: int = 1 << 30
     #: Address at which the server listens: HOST:PORT.
@@ -277,6 +279,7 @@ class Settings:
             log_url=log_url,
             log_keep_bytes=size("LAUNCH_LOG_KEEP", max(cls.log_keep_bytes, 2 * log_bytes)),
             output_url=output_url,
+            checkpoint_wait_s=seconds("LAUNCH_CHECKPOINT_WAIT", cls.checkpoint_wait_s),
             output_bytes=size("LAUNCH_OUTPUT_BYTES", cls.output_bytes),
             output_files=size("LAUNCH_OUTPUT_FILES", cls.output_files),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,

@@ -21,6 +21,7 @@ _VARIABLES = {
     "retention_s": "LAUNCH_RETENTION",
     "environment_age_s": "LAUNCH_ENVIRONMENT_AGE",
     "log_keep_bytes": "LAUNCH_LOG_KEEP",
+    "checkpoint_wait_s": "LAUNCH_CHECKPOINT_WAIT",
     "is_insecure": "LAUNCH_INSECURE",
     "takes_passwords": "LAUNCH_PASSWORDS",
 }
@@ -29,7 +30,7 @@ _OF_JOBS = frozenset(
     f"LAUNCH_{name}"
     for name in (
         *("RUN_ID", "ATTEMPT", "QUEUE", "NAME", "CONFIG", "RUN_DIR", "SWEEP_ID", "TOKEN", "ARRAY_ID", "ARRAY_INDEX"),
-        *("SCHEDULED_AT", "DEADLINE", "OUTPUT_DIR", "CHECKPOINT_DIR", "INPUT_DIR"),
+        *("SCHEDULED_AT", "DEADLINE", "OUTPUT_DIR", "CHECKPOINT_DIR", "INPUT_DIR", "RESUMED"),
     )
 )
 _OF_WORKERS = "LAUNCH_AGENT_"

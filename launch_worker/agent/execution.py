@@ -12,6 +12,7 @@ from launch_worker.agent.reports import Reports
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.execute import execute, talk_of
+from launch_worker.attempt.restore import take_up_checkpoints
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.outcome import Outcome
@@ -43,6 +44,7 @@ class Execution:
             attempt.tail = self._outage.repeat(
                 lambda: logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
             )
+            take_up_checkpoints(attempt, self._workplace.context)
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
             logs.follow(talk)
@@ -76,6 +78,8 @@ class Execution:
         try:
             if isinstance(result, Outcome):
                 return self._reports.report(attempt, result, keep)
+            if attempt.checkpoints is not None:
+                attempt.checkpoints.leave()
             if isinstance(result, AttemptDetached):
                 self._leave(attempt)
                 return None

@@ -11,7 +11,9 @@ from functools import partial
 from launch_worker.agent.adoption import AbandonedFolder, Adopter
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
+from launch_worker.agent.last_checkpoints import LastCheckpoints
 from launch_worker.agent.outage import Outage
+from launch_worker.attempt.checkpoints import has_states
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.supervise import asked_of, outcome_of_end
 from launch_worker.attempt.tail import Tail, explained
@@ -95,6 +97,7 @@ class Recovery:
         self._stopping = stopping
         self._on_end = on_end
         self._send_outputs = send_outputs
+        self._checkpoints = LastCheckpoints(identity, store=store, settings=settings, stopping=stopping)
         #: Folders that were taken and are not settled yet.
         self._abandoned: list[AbandonedFolder] = []
         self._halted = False
@@ -191,8 +194,19 @@ class Recovery:
                     abandoned.begin(
                         partial(self._adopter.adopt_container, abandoned, attempt), name=f"adopt-{attempt.run_id}"
                     )
+                elif self._settings.output_url and has_states(attempt):
+                    # What it has to store may take long.
+                    abandoned.begin(partial(self._deliver_apart, abandoned, attempt), name=f"end-{attempt.run_id}")
                 else:
                     self._deliver(attempt)
+        except BrokerUnavailableError:
+            log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
+        except Exception:
+            log.exception("recovery.failed folder=%s", abandoned.folder.path.name)
+
+    def _deliver_apart(self, abandoned: AbandonedFolder, attempt: AttemptFolder) -> None:
+        try:
+            self._deliver(attempt)
         except BrokerUnavailableError:
             log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
         except Exception:
@@ -249,10 +263,12 @@ class Recovery:
         talk = self._ship_talk(attempt)
         if report is not None:
             record, step = report.record, report.step
+            follows = step.retry_delay_s is not None
+            owner = self._checkpoints.of_dead(attempt, record, outcome=step.outcome, step=step) if follows else ""
             accepted = self._store.finish(
                 record,
                 step,
-                owner=report.owner,
+                owner=owner or report.owner,
                 ended_ago_s=report.ended_ago_s,
                 used=report.used,
                 leaves_outputs=leaves_outputs,
@@ -260,17 +276,23 @@ class Recovery:
             log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
             if accepted:
                 self._on_end(record, step.outcome)
+            if accepted and not follows:
+                self._checkpoints.of_dead(attempt, record, outcome=step.outcome, step=None)
             return
         record = self._store.get(attempt.run_id)
         words = Words() if talk is None else talk.words
         is_open = record.state in (RunState.RUNNING, RunState.CRASHED)
-        if record.token != attempt.token or not (is_open or words.finish is not None):
+        if record.token != attempt.token:
+            return
+        if not (is_open or words.finish is not None):
+            self._checkpoints.of_dead(attempt, record, outcome=None, step=None)
             return
         status, exited = attempt.read_exit_status(), attempt.read_exit()
         # A worker that left its jobs was ending this one, as a person had asked; its guard saw to the end.
         is_asked = exited is not None and exited.stopped_by == "asked" and record.state is RunState.RUNNING
         asked = asked_of(record) if is_asked else None
         if status is None and asked is None and record.state is RunState.CRASHED and words.finish is None:
+            self._checkpoints.of_dead(attempt, record, outcome=None, step=None)
             return
         if talk is not None and record.sweep:
             talk.add_results(attempt.output)
@@ -292,11 +314,16 @@ class Recovery:
         ended_ago_s = attempt.exit_status_age_s()
         used = self._usage_of(attempt, record, ended_ago_s)
         step = next_step_of(record, outcome)
+        follows = step.retry_delay_s is not None
+        if follows:
+            self._checkpoints.of_dead(attempt, record, outcome=outcome, step=step)
         if (
             self._store.finish(record, step, ended_ago_s=ended_ago_s, used=used, leaves_outputs=leaves_outputs)
             and is_open
         ):
             self._on_end(record, outcome)
+        if not follows:
+            self._checkpoints.of_dead(attempt, record, outcome=outcome, step=None)
 
     def _usage_of(self, attempt: AttemptFolder, record: Record, ended_ago_s: float | None) -> KeptUsage:
         """What is known of the usage of an attempt that nobody has reported."""

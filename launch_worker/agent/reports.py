@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from launch_worker.agent.attempts import Attempts, Ended
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
+from launch_worker.agent.last_checkpoints import LastCheckpoints
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
@@ -25,6 +26,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage
 from launch_worker.model.worker import FreeCapacity
+from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.jobs")
@@ -50,9 +52,14 @@ class Reports:
         intake: Intake,
         attempts: Attempts,
         workplace: Workplace,
+        settings: Settings,
+        stopping: threading.Event,
         free_capacity: Callable[[], FreeCapacity | None],
     ) -> None:
         """`free_capacity` says what the worker has room for; None while it takes no runs."""
+        self._checkpoints = LastCheckpoints(
+            identity, store=store, settings=settings, stopping=stopping, note_phase=self.note_phase
+        )
         self._identity = identity
         self._store = store
         self._outage = outage
@@ -120,12 +127,16 @@ class Reports:
         try:
             self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
             deliver(keep)
+            is_behind = self._checkpoints.before_end(attempt, outcome, step)
             accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s, used, leaves_outputs))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
         self._workplace.logs.keep(attempt.tail)
-        attempt.folder.remove()
+        if is_behind and accepted:
+            self._checkpoints.after_end(attempt)
+        else:
+            attempt.folder.remove()
         if not accepted:
             log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
             return None

@@ -243,6 +243,8 @@ def _reports(shared: _Shared, workplace: Workplace, attempts: Attempts, registra
         intake=shared.intake,
         attempts=attempts,
         workplace=workplace,
+        settings=shared.settings,
+        stopping=shared.stopping,
         free_capacity=registration.free_capacity,
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from launch_worker.attempt.checkpoints import Keeper
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.supervise import Cancel
@@ -16,6 +17,7 @@ from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import StartGivenUpError
+from launch_worker.model.job_words import CheckpointReady, Word
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.job import Job, Lease
@@ -62,6 +64,10 @@ class Attempt:
     held_until: float = math.inf
     tail: Tail | None = None
     talk: Talk | None = None
+    #: What keeps the job's checkpoints; None where they are not kept.
+    checkpoints: Keeper | None = None
+    #: Whether the job goes on from a checkpoint of an earlier attempt.
+    is_resumed: bool = False
     job: Job | None = None
     #: Seconds for which another worker has supervised the job.
     ran_s: float = 0.0
@@ -89,6 +95,13 @@ class Attempt:
     environment: str = ""
     #: Error that ended the execution.
     error: Exception | None = None
+
+    def hear(self, word: Word) -> None:
+        """Hear a word of the job: those of its end are events for its supervisor."""
+        if not isinstance(word, CheckpointReady):
+            self.events.put(word)
+        elif self.checkpoints is not None:
+            self.checkpoints.note(word.label)
 
     def await_start(self) -> None:
         """Block until the job's time has come. Raises StartGivenUpError when an event comes first."""

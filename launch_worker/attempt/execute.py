@@ -11,6 +11,7 @@ from functools import partial
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.prepare import build, fetch, prepare
+from launch_worker.attempt.restore import restore
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Limits, never_started, supervise
 from launch_worker.attempt.tail import explained
@@ -80,6 +81,7 @@ def _prepare(attempt: Attempt, context: WorkerContext, enter: Enter) -> Callable
     patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
     start = prepare(attempt, context, patience, enter)
     attempt.phase = "build"
+    restore(attempt, context, patience, enter)
     code = fetch(attempt, context, patience, enter)
     build(attempt, context, patience, enter, code)
     return partial(start, code)
@@ -130,6 +132,8 @@ def _supervise(
     def follow() -> None:
         context.logs.follow(tail, talk)
         context.sample(attempt)
+        if attempt.checkpoints is not None:
+            attempt.checkpoints.begin()
 
     return supervise(
         job,
@@ -227,6 +231,4 @@ def _start_timeout_s(attempt: Attempt) -> float:
 def talk_of(attempt: Attempt) -> Talk:
     """The talk of an attempt, whose words become events of the attempt."""
     record, folder = attempt.record, attempt.folder
-    return Talk(
-        record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container
-    )
+    return Talk(record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.hear, is_copy=folder.is_container)

@@ -7,6 +7,7 @@
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, …}
         and, where there is something to keep, {work/, code/, environment, usage.json, report.json}
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/                   (`launch_worker.outputs.outgoing`)
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{checkpoint/, taken.…/}   a job's states (`outputs.snapshot`)
     work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
@@ -43,6 +44,8 @@ from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.spool")
 
+#: Name of the folder that a job finds its checkpoints in, and leaves them.
+CHECKPOINT = "checkpoint"
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
@@ -80,6 +83,7 @@ class AttemptFolder:
         self._has_work = False
         #: Whether there is a folder of outputs; None where another worker made this folder.
         self._has_outputs: bool | None = None
+        self._has_checkpoint = False
         #: Names of written files that not every job has.
         self._more: set[str] = set()
 
@@ -176,6 +180,13 @@ class AttemptFolder:
         are_left = outgoing.leave_outputs(self.path.parents[3], self.root)
         self._has_outputs = False
         return are_left
+
+    def make_checkpoint(self) -> str:
+        """Make the folder of the job's checkpoints; returns its path. Raises OSError."""
+        path = f"{self.root}/{CHECKPOINT}"
+        os.mkdir(path, 0o700)
+        self._has_checkpoint = True
+        return path
 
     def write_config(self, data: bytes) -> str:
         """Write the job's configuration; returns its path. Raises OSError."""
@@ -331,6 +342,8 @@ class AttemptFolder:
         try:
             if self._has_work:
                 os.rmdir(f"{self.root}/{_WORK}")
+            if self._has_checkpoint:
+                os.rmdir(f"{self.root}/{CHECKPOINT}")
             for name in self._more:
                 os.unlink(f"{self.root}/{name}")
             is_brief = time.monotonic() - self._made_s < _BRIEF_S

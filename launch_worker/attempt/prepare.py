@@ -15,6 +15,7 @@ from typing import Any
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, in_environment, job_environment
 from launch_worker.attempt.folder_reuse import CONFIG
+from launch_worker.attempt.restore import RESUMED, keeper_of
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
 from launch_worker.code.fetch import fetch_code, working_folder
@@ -31,6 +32,11 @@ from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
 
+#: What a run is told that asks for checkpoints where they are not kept.
+NO_PLACE = (
+    "checkpoints are kept where LAUNCH_OUTPUT_URL says, and this worker has none; set it in the worker's environment "
+    "(file:///shared/outputs, s3://bucket/outputs), or submit without --checkpoint-every"
+)
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
 Start = Callable[[Path | None], Job]
 
@@ -169,10 +175,13 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
     )
     if context.settings.output_url:
         env["LAUNCH_OUTPUT_DIR"] = attempt.folder.make_outputs(spec.outputs)
+    env |= _checkpoints(attempt, context)
     return lambda code: context.runner.start(
         spec.command,
         key=attempt.key,
-        env=(in_environment(env, spec, attempt.environment) if attempt.environment else env) | _deadline(attempt),
+        env=(in_environment(env, spec, attempt.environment) if attempt.environment else env)
+        | _deadline(attempt)
+        | (RESUMED if attempt.is_resumed else {}),
         cwd=_folder(attempt, code),
         log_path=attempt.folder.output,
         grace_s=spec.grace_s,
@@ -201,9 +210,22 @@ def _deadline(attempt: Attempt) -> dict[str, str]:
     return {"LAUNCH_DEADLINE": str(math.floor(time.time() + ahead_s + attempt.spec.timeout_s))}
 
 
+def _checkpoints(attempt: Attempt, context: WorkerContext) -> dict[str, str]:
+    """Make the folder of a job's checkpoints, where they are kept; returns the variables that name it."""
+    if not context.settings.output_url:
+        if attempt.spec.checkpoint_every_s is not None:
+            raise InputError(NO_PLACE)
+        return {}
+    folder = attempt.folder.make_checkpoint()
+    attempt.checkpoints = keeper_of(attempt, context)
+    return {"LAUNCH_CHECKPOINT_DIR": folder}
+
+
 def _container(
     attempt: Attempt, context: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter
 ) -> Start:
+    if attempt.spec.checkpoint_every_s is not None:
+        raise InputError("checkpoints of containers are not kept; submit without --checkpoint-every")
     # Before the import below: this imports the engine's SDK, of which several threads at once would find a half.
     context.containers()
     from launch_worker.runners.container.config import Labels, NewContainer

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.current import TO_WORKER
-from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words
+from launch_worker.model.job_words import CheckpointReady, Finish, HeedsStop, Preempting, Word, Words
 from launch_worker.runners.output import OutputFile
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES
@@ -33,13 +33,15 @@ log = logging.getLogger("launch_worker.told")
 MAX_LINE_BYTES = 64 << 10
 MAX_ROW_BYTES = 4 << 10
 MAX_ROWS = 1000
+#: Number by which a job may name a checkpoint, at most.
+MAX_LABEL = (1 << 63) - 1
 _MAX_MESSAGE = 1000
 #: Bytes of unread talk kept on disk; older lines are dropped.
 _BACKLOG_BYTES = 16 << 20
 _CHUNK = 1 << 20
 #: Lines read from one chunk at most, the newest; plus as many older ones that can change an outcome.
 _LINES = 1000
-_MATTERS = re.compile(rb'"(?:finish|preempting|summary|heeds_stop)"')
+_MATTERS = re.compile(rb'"(?:finish|preempting|summary|heeds_stop|checkpoint)"')
 #: Bytes of talk that was sent before their disk space is freed.
 _FREE_BYTES = 1 << 20
 #: Bytes and lines at the end of an output in which the result of a sweep's run is looked for.
@@ -51,7 +53,7 @@ def read_words(folder: Path) -> Words:
     """The words that a worker kept beside the file; it may have died before it had read the last ones."""
     try:
         kept = read_json((folder / "words.json").read_text())
-        return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]))
+        return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]), int(kept.get("checkpoint", 0)))
     except (OSError, ValueError, KeyError, TypeError):
         return Words()
 
@@ -272,6 +274,7 @@ class Talk:
             "finish": self.words.finish,
             "preempting": self.words.preempting,
             "heeds_stop": self.words.heeds_stop,
+            "checkpoint": self.words.checkpoint,
         }
         try:
             partial = self._folder / "words.partial"
@@ -365,6 +368,11 @@ def _words(said: dict[str, Any]) -> list[Word]:
         words.append(HeedsStop())
     if said.get("preempting") is True:
         words.append(Preempting())
+    label = said.get("checkpoint")
+    if label is True:
+        words.append(CheckpointReady(time.time_ns()))
+    elif type(label) is int and 0 < label <= MAX_LABEL:
+        words.append(CheckpointReady(label))
     code = said.get("finish")
     if isinstance(code, int) and not isinstance(code, bool):
         words.append(Finish(code if 0 <= code <= 255 else 1))

@@ -1,4 +1,4 @@
-"""Defines the words by which a job speaks of its own end, and what they make of the attempt's outcome."""
+"""Defines the words that a job says to its worker, and what those of its own end make of the attempt's outcome."""
 
 from __future__ import annotations
 
@@ -26,27 +26,41 @@ class HeedsStop:
     """The job watches for a stop: it gets time to end by itself before it is signalled."""
 
 
-Word: TypeAlias = Finish | Preempting | HeedsStop
+@dataclass(frozen=True)
+class CheckpointReady:
+    """The job said that its folder of checkpoints has a complete state now."""
+
+    #: Number by which the job is answered.
+    label: int
+
+
+Word: TypeAlias = Finish | Preempting | HeedsStop | CheckpointReady
 
 
 @dataclass(frozen=True)
 class Words:
-    """All that a job has said of its own end."""
+    """All that a job has said of its own end, and of its latest checkpoint."""
 
     finish: int | None = None
     preempting: bool = False
     heeds_stop: bool = False
+    #: Label of the latest complete state; 0 for none.
+    checkpoint: int = 0
 
     def with_word(self, word: Word) -> Words:
         """These words and one more; the first `finish` stays."""
         if isinstance(word, Finish):
             return self if self.finish is not None else replace(self, finish=word.exit_code)
+        if isinstance(word, CheckpointReady):
+            return replace(self, checkpoint=word.label)
         return replace(self, preempting=True) if isinstance(word, Preempting) else replace(self, heeds_stop=True)
 
     def each(self) -> list[Word]:
         words: list[Word] = []
         if self.heeds_stop:
             words.append(HeedsStop())
+        if self.checkpoint:
+            words.append(CheckpointReady(self.checkpoint))
         if self.preempting:
             words.append(Preempting())
         if self.finish is not None:

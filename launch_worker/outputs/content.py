@@ -196,7 +196,7 @@ def _found(path: str, facts: os.stat_result) -> Found:
 def read_file(folder: int, file: Found) -> Iterator[bytes]:
     """The content of a file that was found below a folder's descriptor. Raises ChangedError, perhaps at its end."""
     try:
-        fd = _open_below(folder, file.path)
+        fd = open_below(folder, file.path)
     except OSError as error:
         raise ChangedError(file.path, _why(error)) from None
     try:
@@ -217,7 +217,7 @@ def read_file(folder: int, file: Found) -> Iterator[bytes]:
         os.close(fd)
 
 
-def _open_below(folder: int, path: str) -> int:
+def open_below(folder: int, path: str) -> int:
     """Open a file by its path below a folder, without following a link in any part of it. Raises OSError."""
     *parents, name = path.split("/")
     opened = folder

@@ -14,7 +14,7 @@ from launch_worker.outputs.manifest import Manifest, StoredFile
 #: Folder of each kind of object.
 CONTENT, OUTPUTS, CHECKPOINTS = "content", "outputs", "checkpoints"
 #: Bytes that are read from the store at once.
-_PIECE_BYTES = 8 << 20
+PIECE_BYTES = 8 << 20
 #: Seconds for which content is kept that no manifest names: a sender may be about to write one.
 GRACE_S = 24 * 3600.0
 
@@ -60,7 +60,7 @@ class StoredOutputs:
         """The content of a file, piece by piece. Raises DamagedError, after the pieces, where it is another one."""
         seen, place = hashlib.sha256(), 0
         while place < file.size:
-            data = self.part(file, place, min(place + _PIECE_BYTES, file.size))
+            data = self.part(file, place, min(place + PIECE_BYTES, file.size))
             seen.update(data)
             place += len(data)
             yield data

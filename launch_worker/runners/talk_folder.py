@@ -1,4 +1,4 @@
-"""Names the folder in which a job and its worker talk, and writes the file `stop` in it."""
+"""Names the folder in which a job and its worker talk, and writes the worker's files in it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ def stop_text(reason: str, kill_at: float) -> str:
 
 def announce_stop(folder: Path, reason: str, kill_at: float) -> None:
     """Show a job that it shall stop. Never raises: it is signalled anyway."""
+    tell_job(folder, STOP, stop_text(reason, kill_at))
+
+
+def tell_job(folder: Path, name: str, text: str) -> None:
+    """Write a file of the folder, in the place of what was in it. Never raises."""
     try:
-        partial = folder / "stop.partial"
-        partial.write_text(stop_text(reason, kill_at))
-        partial.rename(folder / STOP)
+        partial = folder / f"{name}.partial"
+        partial.write_text(text)
+        partial.rename(folder / name)
     except OSError as error:
-        log.warning("stop.not_shown folder=%s: %s", folder, error)
+        log.warning("%s.not_shown folder=%s: %s", name, folder, error)

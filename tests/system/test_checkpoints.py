@@ -1,0 +1,175 @@
+"""Checkpoints: what a job has saved comes back on its next attempt, whatever dies meanwhile, or nothing starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.api.client import Run
+from launch_worker.model.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, Part, job_processes, through_both_doors, wait_for_output, waits_for
+from tests.system.test_failures import guard_of
+
+#: Counts epochs in two files, which it writes anew in place, and says what it found and what is kept. At the epochs of
+#: its further arguments it does something more.
+TRAIN = """
+import os, signal, sys, time
+from pathlib import Path
+from launch_worker import current_run
+
+run, last, acts = current_run(), int(sys.argv[1]), dict(word.split("=") for word in sys.argv[2:])
+folder = Path(run.checkpoint_dir)
+found = [int((folder / name).read_text()) if (folder / name).exists() else 0 for name in ("model", "optimizer")]
+print("found", *found, run.is_resumed, sorted(os.listdir(folder)), flush=True)
+for epoch in range(found[0] + 1, last + 1):
+    (folder / "model").write_text(str(epoch))
+    (folder / "optimizer").write_text(str(epoch))
+    act = acts.get(str(epoch)) if run.attempt == 1 else None
+    if act == "half":
+        (folder / "optimizer").write_text("-1")
+        print("half", flush=True)
+        time.sleep(600)
+    assert run.checkpoint(wait=act == "wait") or act == "unkept"
+    print("kept" if act == "wait" else "taken", epoch, flush=True)
+    if act and act.isdigit():
+        sys.exit(int(act))
+"""
+
+
+@pytest.fixture
+def kept(cluster: Cluster, tmp_path: Path) -> Cluster:
+    """A cluster whose workers keep checkpoints."""
+    cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{tmp_path}/outputs"
+    return cluster
+
+
+def train(cluster: Cluster, *arguments: str, **options: Any) -> Run:
+    return submit([sys.executable, "-c", TRAIN, *arguments], api=cluster.api, **options)
+
+
+def printed(run: Run, attempt: int) -> str:
+    return run.logs(attempt=attempt).decode()
+
+
+def kill_machine(worker: Part, run: Run) -> None:
+    """Kill the guard, the worker and the job, as a machine does that loses its power."""
+    for pid in (guard_of(worker.pid), worker.pid, *job_processes(run.id)):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.main_path
+def test_a_run_goes_on_from_its_last_checkpoint_on_another_machine(kept: Cluster, tmp_path: Path) -> None:
+    """Worker, guard and job are killed at once, in the middle of a state, and their disk is gone with them."""
+    worker = kept.worker(name="first")
+    run = train(kept, "5", "3=wait", "4=half", retries=1)
+    wait_for_output(run, b"half")
+    kill_machine(worker, run)
+    shutil.rmtree(tmp_path / "work")
+    kept.worker(name="second", env={"LAUNCH_WORK_DIR": str(tmp_path / "elsewhere")})
+    kept.beat()
+    assert run.wait(30) is RunState.FINISHED, run.record.reason
+    assert printed(run, 1).splitlines()[0] == "found 0 0 False []"
+    assert printed(run, 2).splitlines() == ["found 3 3 True ['model', 'optimizer']", "taken 4", "taken 5"]
+    shown = kept.show(run.id)
+    assert (shown["checkpoint"]["attempt"], shown["checkpoint"]["files"]) == (2, 2)
+    assert "checkpoint  of attempt 2, " in kept.run("launch-worker", "show", run.id).out
+
+
+def test_the_last_complete_state_is_kept_before_the_next_attempt_begins(kept: Cluster) -> None:
+    """A job that fails or is preempted is followed at once; what it had last called complete comes with it."""
+    kept.worker()
+    failed = train(kept, "4", "3=7", retries=1)
+    assert failed.wait(30) is RunState.FINISHED, failed.record.reason
+    assert printed(failed, 2).startswith("found 3 3 True")
+    preempted = train(kept, "4", "3=half", retries=0)
+    wait_for_output(preempted, b"half")
+    preempted.preempt()
+    assert preempted.wait(30) is RunState.FINISHED, preempted.record.reason
+    assert printed(preempted, 2).startswith("found 2 2 True"), "the third state was not complete"
+    [phase] = [phase for phase in failed.refresh().phases if phase.name == "fetch"]
+    assert phase.seconds is not None
+
+
+@through_both_doors
+def test_a_person_has_a_run_go_on_or_begin_anew(kept: Cluster) -> None:
+    kept.worker()
+    run = train(kept, "3", "2=7")
+    assert run.wait(30) is RunState.FAILED
+    wait_until(lambda: run.refresh().checkpoint, what="its checkpoint is stored after the end")
+    assert kept.run("launch-worker", "retry", run.id).code == 0
+    assert run.wait(30) is RunState.FINISHED
+    assert printed(run, 2).startswith("found 2 2 True")
+    refused = kept.run("launch-worker", "retry", "--from-scratch", "--failed", run.id)
+    assert (refused.code, "for single runs" in refused.err) == (2, True), refused
+    assert kept.run("launch-worker", "retry", "--from-scratch", run.id).code == 0
+    assert run.wait(30) is RunState.FINISHED
+    assert printed(run, 3).startswith("found 0 0 False")
+
+
+def test_a_job_that_says_nothing_has_its_settled_folder_kept_as_often_as_it_was_asked_for(
+    kept: Cluster, tmp_path: Path
+) -> None:
+    worker = kept.worker(name="first")
+    script = f"""
+        ls $LAUNCH_CHECKPOINT_DIR; echo resumed=$LAUNCH_RESUMED
+        [ $LAUNCH_ATTEMPT = 2 ] && exit 0
+        echo 1 > $LAUNCH_CHECKPOINT_DIR/model; {waits_for(tmp_path / "flag")}
+    """
+    run = submit(["sh", "-c", script], api=kept.api, retries=1, checkpoint_every="0.2s")
+    wait_until(lambda: run.refresh().checkpoint, what="the settled folder is kept")
+    kill_machine(worker, run)
+    kept.worker(name="second", env={"LAUNCH_WORK_DIR": str(tmp_path / "elsewhere")})
+    kept.beat()
+    assert run.wait(30) is RunState.FINISHED
+    assert printed(run, 2) == "model\nresumed=1\n"
+
+
+def test_the_next_worker_of_the_machine_stores_what_a_killed_one_had_taken(kept: Cluster, tmp_path: Path) -> None:
+    """The store is away while the job lives; the state is on the machine's disk when the next worker starts."""
+    (tmp_path / "outputs").write_text("no folder")
+    worker = kept.worker()
+    run = train(kept, "5", "3=half", retries=1)
+    wait_for_output(run, b"half")
+    kill_machine(worker, run)
+    worker.wait()
+    (tmp_path / "outputs").unlink()
+    kept.worker()
+    assert run.wait(30) is RunState.FINISHED, run.record.reason
+    assert printed(run, 2).startswith("found 2 2 True")
+
+
+def test_a_checkpoint_that_cannot_be_restored_keeps_the_run_from_starting_anew(kept: Cluster, tmp_path: Path) -> None:
+    worker = kept.worker()
+    run = train(kept, "4", "3=wait", "4=half", retries=1)
+    wait_for_output(run, b"half")
+    os.rename(tmp_path / "outputs", tmp_path / "away")
+    kill_machine(worker, run)
+    worker = kept.worker()
+    wait_until(lambda: run.refresh().misstarts == 1, timeout_s=30)
+    assert "gone from the store; to begin anew" in run.record.reason or "could not be restored" in run.record.reason
+    # A worker without the setting does not start it anew either.
+    worker.kill()
+    kept.worker(env={"LAUNCH_OUTPUT_URL": ""})
+    wait_until(lambda: run.refresh().misstarts == 2, timeout_s=30)
+    assert "LAUNCH_OUTPUT_URL" in run.record.reason
+    kept.api.run(run.id).cancel()
+    assert run.refresh().attempt == 3
+    assert printed(run, 2) == printed(run, 3) == ""
+
+
+def test_without_a_place_for_them_a_run_that_asks_for_checkpoints_is_told_so(cluster: Cluster) -> None:
+    cluster.worker()
+    asks = submit(["true"], api=cluster.api, checkpoint_every="1m", retries=1)
+    plain = submit(["sh", "-c", "echo [$LAUNCH_CHECKPOINT_DIR]; ls $LAUNCH_RUN_DIR/.."], api=cluster.api)
+    assert plain.wait(20) is RunState.FINISHED
+    assert set(plain.logs().split()) - {b"output"} == {b"[]", b"config.json", b"talk"}
+    assert asks.wait(20) is RunState.FAILED
+    assert "LAUNCH_OUTPUT_URL" in asks.record.reason
