@@ -121,9 +121,9 @@ class HttpTransport(HttpSubmitter):
     def files(self, run_id: str, attempt: int | None) -> RunFiles:
         return RunFiles.from_json(self.server.ask("GET", self._run(run_id, "/outputs"), query={"attempt": attempt}))
 
-    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+    def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
         path = self._run(run_id, "/files/" + "/".join(map(part_of_path, file.path.split("/"))))
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        headers = {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
         with self.server.answer("GET", path, query={"attempt": file.attempt}, headers=headers) as response:
             yield from self.server.pieces(response)
 

@@ -63,12 +63,12 @@ class RedisFiles(RedisRuns):
             return outputs.files[path]
         return self.files(run_id, attempt).file(run_id, path)
 
-    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+    def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
         if file.kind == SAVED:
             data = self.store.read_file(run_id, file.path.rpartition("/")[2])
             if data is None:
                 raise _gone(run_id, file)
-            return iter((data[start:],))
+            return iter((data[start:end],))
         url = self.settings.output_url
         try:
             found = _outputs_of(url, run_id, file.attempt or 0).stored.get(file.path) if url else None
@@ -77,7 +77,7 @@ class RedisFiles(RedisRuns):
         # What was listed may have been deleted since.
         if found is None or found.sha256 != file.sha256:
             raise _gone(run_id, file)
-        return _content(_store(url), found, start)
+        return _content(_store(url), found, start, end)
 
     def _record_of_files(self, run_id: str) -> tuple[Record, bool]:
         """The record, and whether only the archive has it."""
@@ -147,11 +147,13 @@ def _outputs_of(url: str, run_id: str, attempt: int) -> _Outputs:
     return _Outputs(manifest, stored, files)
 
 
-def _content(stored: StoredOutputs, file: StoredFile, start: int) -> Iterator[bytes]:
-    if start == 0:
+def _content(stored: StoredOutputs, file: StoredFile, start: int, end: int | None) -> Iterator[bytes]:
+    if start == 0 and end is None:
+        # All of it is compared with its hash.
         yield from stored.pieces(file)
         return
-    while start < file.size:
-        end = min(start + _PIECE_BYTES, file.size)
-        yield stored.part(file, start, end)
-        start = end
+    last = file.size if end is None else min(end, file.size)
+    while start < last:
+        until = min(start + _PIECE_BYTES, last)
+        yield stored.part(file, start, until)
+        start = until

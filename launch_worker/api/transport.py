@@ -242,8 +242,8 @@ class Transport(Submits, Protocol):
         Raises UnknownRunError; InputError for an attempt that it has not had; LaunchError for a store that is away.
         """
 
-    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
-        """The content of a file that `files` has named, from a byte on. Raises InputError for one that is gone."""
+    def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
+        """The content of a file that `files` has named, or a range of it. Raises InputError for one that is gone."""
 
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         """The part of an attempt's output, piece by piece. Raises InputError; LaunchError for a store that is away."""

@@ -209,9 +209,9 @@ class Served(RedisTransport):
         self._check_sight(run_id)
         return super().file(run_id, attempt, path)
 
-    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+    def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
         self._check_sight(run_id)
-        return super().read_file(run_id, file, start)
+        return super().read_file(run_id, file, start, end)
 
     def open_output(
         self, run_id: str, attempt: int | None, *, read_live: Callable[[Record, int], Sequence[LogChunk]] | None = None

@@ -423,17 +423,13 @@ def _preview(one: One, file: KeptFile) -> Preview:
     if is_picture(file.path):
         is_small = file.size <= _PICTURE_BYTES
         return Preview(file, is_picture=is_small, problem="" if is_small else "The picture is too large to be shown.")
-    begin = bytearray()
     try:
-        for piece in one.served.read_file(one.record.id, file, 0):
-            begin += piece[: _PREVIEW_BYTES - len(begin)]
-            if len(begin) >= _PREVIEW_BYTES:
-                break
+        begin = b"".join(one.served.read_file(one.record.id, file, 0, _PREVIEW_BYTES))
     except LaunchError as error:
         return Preview(file, problem=str(error))
     try:
         # A character may be cut at the end.
-        text = codecs.getincrementaldecoder("utf-8")().decode(bytes(begin))
+        text = codecs.getincrementaldecoder("utf-8")().decode(begin)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:

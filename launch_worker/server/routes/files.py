@@ -118,14 +118,14 @@ def show_file(
         headers["ETag"] = f'"{file.sha256}"'
         if headers["ETag"] in (part.strip().removeprefix("W/") for part in if_none_match.split(",")):
             return Response(status_code=304, headers=headers)
-    start, end = 0, file.size
+    start, end = 0, None
     if range and if_range in ("", headers.get("ETag")) and (asked := _range_of(range, file.size)) is not None:
         start, end = asked
         if start >= end:
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{file.size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-    headers["Content-Length"] = str(end - start)
-    content = _first(served.read_file(run_id, file, start), end - start)
+    headers["Content-Length"] = str((file.size if end is None else end) - start)
+    content = served.read_file(run_id, file, start, end)
     # A store that does not answer is a problem, and not an answer without an end.
     begun = next(content, b"")
     status = 206 if "Content-Range" in headers else 200
@@ -152,15 +152,6 @@ def _range_of(text: str, size: int) -> tuple[int, int] | None:
     if not first:
         return max(0, size - int(last)), size
     return int(first), size if not last else min(size, int(last) + 1)
-
-
-def _first(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """As many bytes of the pieces."""
-    for piece in pieces:
-        if size <= 0:
-            return
-        yield piece[:size]
-        size -= len(piece)
 
 
 def _archive(served: Served, run_id: str, files: Sequence[KeptFile]) -> Iterator[bytes]:

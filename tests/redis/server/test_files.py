@@ -13,16 +13,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from launch_worker.api.client import Api
+from launch_worker.api.client import Api, Run
+from launch_worker.archive.query import records
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.main import group
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 from launch_worker.outputs.content import store_folder
 from launch_worker.outputs.stored import StoredOutputs
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.support.arrows import claim, crash, create
+from tests.conftest import wait_until
+from tests.support.arrows import FINISHED, claim, crash, create
 from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.redis_client import redis_of
 
@@ -72,8 +76,9 @@ def leave(store: Store, url: str, run_id: str, attempt: int, files: dict[str, by
     stored = StoredOutputs(url)
     manifest = store_folder(folder, stored, run_id=run_id, attempt=attempt)
     stored.put_manifest(manifest)
-    kept = {"files": len(files), "bytes": sum(map(len, files.values())), "at": 1_700_000_000_000_000, "left_out": 1}
-    point(store, run_id, {str(attempt): kept})
+    store.keep_outputs(
+        run_id, attempt, store.get(run_id).token, files=len(files), size=manifest.total_bytes, left_out=1
+    )
 
 
 def point(store: Store, run_id: str, more: dict[str, object]) -> None:
@@ -164,6 +169,25 @@ def test_a_store_that_lost_a_content_is_a_sentence(through: Api, run: str, tmp_p
             path.unlink()
     with pytest.raises(LaunchError, match=r"'notes\.html' .* is gone from the store"):
         through.run(run).file("notes.html").read()
+
+
+def test_outputs_outlast_the_run_in_redis(redis_url: str, store: Store, url: str, tmp_path: Path) -> None:
+    """They may come after the archive has the end of the run."""
+    with serving(redis_url, tmp_path / "server", with_archive=True, LAUNCH_OUTPUT_URL=url) as server:
+        record = claim(store, create(store))
+        assert store.finish(record, FINISHED)
+        api = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": KEY}, url=server.url))
+
+        def archived() -> Record:
+            found = records(server.shared.database, [record.id])
+            return found[record.id].record if found else Record()
+
+        wait_until(lambda: archived().state is RunState.FINISHED, what="the archive has its end")
+        leave(store, url, record.id, 1, {"late": b"1"}, tmp_path)
+        wait_until(lambda: archived().outputs, what="the archive has its outputs")
+        redis_of(store.url).delete(keys.run(record.id))
+        assert [(file.path, file.read()) for file in Run(api, record.id).files()] == [("late", b"1")]
+        api.transport.server.close()  # type: ignore[attr-defined]
 
 
 # -- the API -----------------------------------------------------------------------------------------------------------
