@@ -44,6 +44,11 @@ class Objects:
         self._is_atomic, self._is_local = not _ATOMIC.isdisjoint(names), "file" in names
 
     @property
+    def url(self) -> str:
+        """The URL as it was given."""
+        return self._url
+
+    @property
     def shown(self) -> str:
         """The URL without its secrets."""
         return mask_url(self._url)
@@ -128,12 +133,12 @@ class Objects:
                 return []
             return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
 
-    def folders(self) -> list[str]:
-        """The first parts of all names. Raises LaunchError."""
+    def folders(self, below: str = "") -> list[str]:
+        """The first parts of all names, or of those below a folder. Raises LaunchError."""
         with self.errors("read"):
             self.files.invalidate_cache()
             try:
-                found = self.files.ls(self.root, detail=False)
+                found = self.files.ls(self.path(below) if below else self.root, detail=False)
             except FileNotFoundError:
                 return []
             return [str(path).rstrip("/").rpartition("/")[2] for path in found]

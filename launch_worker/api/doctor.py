@@ -465,6 +465,18 @@ def _outputs(store: Store, settings: Settings) -> Iterator[Finding]:
             yield Finding("error", "outputs.away", str(error), advice)
         else:
             yield Finding("ok", "outputs", f"what jobs leave is kept at {objects.shown}")
+            archive = store.archive_state()
+            if archive.output_url != objects.shown:
+                why = f"the archive's process deletes at {archive.output_url}" if archive.output_url else ""
+                why = why or (
+                    "the archive's process has no LAUNCH_OUTPUT_URL" if archive.name else "there is no archive"
+                )
+                yield Finding(
+                    "warning",
+                    "outputs.undeleted",
+                    f"nothing deletes what is kept at {objects.shown} when its runs are deleted: {why}",
+                    "set the same LAUNCH_OUTPUT_URL for launch-worker archive run, and start it again",
+                )
     if waits.attempts and (waits.since_s > _OUTPUTS_LATE_S or not settings.output_url):
         yield Finding(
             "warning",

@@ -57,9 +57,11 @@ class Archive:
         health_file: Path | None = None,
         settle_s: float = SETTLE_S,
         log_url: str = "",
+        output_url: str = "",
         retention_s: float = 30 * 86400.0,
     ) -> None:
         """`log_url`: LAUNCH_LOG_URL, where it packs small outputs and deletes the logs of deleted runs; '' for nowhere.
+        `output_url`: LAUNCH_OUTPUT_URL, where it deletes what jobs of deleted runs left.
 
         `retention_s`: seconds after its end in which Redis has a run in any case.
         """
@@ -70,11 +72,13 @@ class Archive:
         self._settle_s = settle_s
         self._lease = Lease(database)
         self._log_url = log_url
+        self._output_url = output_url
         self.log_keeper = LogKeeper(
             store,
             database,
             self._writing,
             url=log_url,
+            output_url=output_url,
             stopping=stopping,
             pack_after_s=min(_PACK_AFTER_S, retention_s / 2),
         )
@@ -96,7 +100,7 @@ class Archive:
         while not self._stopping.is_set():
             try:
                 if self.lead():
-                    if self._log_url:
+                    if self._log_url or self._output_url:
                         self.log_keeper.start()
                     while not self._stopping.is_set():
                         self.step()
@@ -216,7 +220,9 @@ class Archive:
             # Places in a new feed may come before those in the old one.
             self._feed_id = FIRST
             self._missed("the feed is new")
-        self._store.register_archive(self._lease.holder, log_url=mask_url(self._log_url))
+        self._store.register_archive(
+            self._lease.holder, log_url=mask_url(self._log_url), output_url=mask_url(self._output_url)
+        )
         with self._writing() as connection:
             connection.execute(update(position).values(asked_at=self._store.now_us()))
         self._renew_at = time.monotonic() + _RENEW_S

@@ -1,13 +1,13 @@
-"""Packs small outputs and deletes the logs of deleted runs, in a thread: a store that is away holds nothing else up."""
+"""Packs small outputs, and deletes logs and kept files of deleted runs, in a thread that holds nothing else up."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -17,10 +17,15 @@ from launch_worker.archive.schema import log_deletions, runs
 from launch_worker.archive.trouble import Trouble
 from launch_worker.database.database import Database
 from launch_worker.errors import LaunchError
+from launch_worker.ids import RUN_ID
 from launch_worker.logs.stored import StoredLogs
+from launch_worker.outputs.garbage import collect, is_due
+from launch_worker.outputs.stored import StoredOutputs
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.archive")
+
+Stored = TypeVar("Stored", bound=StoredLogs | StoredOutputs)
 
 #: Seconds between two looks for work.
 _EVERY_S = 2.0
@@ -34,12 +39,44 @@ _SECOND_LOOK_S = 3600.0
 _LATER = 4
 #: Seconds until a run is tried again whose logs could not be deleted; others come first meanwhile.
 _TRY_AGAIN_S = 60.0
+#: Seconds between two looks whether garbage is to be collected.
+_COLLECT_LOOK_S = 3600.0
 #: Seconds for the thread to come to an end.
 _STOP_S = 3.0
 
 
+class _Place(Generic[Stored]):
+    """A store from which what belongs to deleted runs is deleted."""
+
+    def __init__(self, make: Callable[[], Stored]) -> None:
+        self._make = make
+        self._opened: Stored | None = None
+        self._listed: set[str] | None = None
+        self._listed_at = 0.0
+
+    def open(self) -> Stored:
+        if self._opened is None:
+            self._opened = self._make()
+        return self._opened
+
+    def delete_run(self, run_id: str, due: Collection[str]) -> None:
+        """Delete what is stored of a run, one of those that are due; many of them cost one list of the store."""
+        # A stranger in Redis may have told of a run that is called as a folder above.
+        if RUN_ID.fullmatch(run_id) and run_id in (due if len(due) <= _FEW else self._runs()):
+            self.open().delete_run(run_id)
+
+    def forget_list(self) -> None:
+        self._listed = None
+
+    def _runs(self) -> set[str]:
+        """The runs in the store; those that got something in the last minute are found by their next looks."""
+        if self._listed is None or time.monotonic() - self._listed_at > _LISTED_S:
+            self._listed, self._listed_at = self.open().runs(), time.monotonic()
+        return self._listed
+
+
 class LogKeeper:
-    """The part of an archive's process that works in the store of logs."""
+    """The part of an archive's process that works in the stores of logs and outputs."""
 
     def __init__(
         self,
@@ -48,10 +85,11 @@ class LogKeeper:
         writing: Callable[[], AbstractContextManager[Connection]],
         *,
         url: str,
+        output_url: str = "",
         stopping: threading.Event,
         pack_after_s: float,
     ) -> None:
-        """`writing` opens a transaction that holds the lease. `url` is LAUNCH_LOG_URL.
+        """`writing` opens a transaction that holds the lease. `url` is LAUNCH_LOG_URL, `output_url` LAUNCH_OUTPUT_URL.
 
         `pack_after_s`: seconds after its end in which a run waits for others, to be packed with them.
         """
@@ -59,13 +97,15 @@ class LogKeeper:
         self._database = database
         self._writing = writing
         self._url = url
+        self._logs = _Place(lambda: StoredLogs(url))
+        self._outputs = _Place(lambda: StoredOutputs(output_url))
+        self._places = tuple(place for place, at in ((self._logs, url), (self._outputs, output_url)) if at)
         self._stopping = stopping
-        self._packer = Packer(store, database, writing, self._open, after_s=pack_after_s)
+        self._packer = Packer(store, database, writing, self._logs.open, after_s=pack_after_s)
         self._trouble = Trouble("logs.wait", "logs.go_on")
         self._thread: threading.Thread | None = None
-        self._opened: StoredLogs | None = None
-        self._listed: set[str] | None = None
-        self._listed_at = 0.0
+        self._collector: threading.Thread | None = None
+        self._collect_at = 0.0
 
     def start(self) -> None:
         """Start the thread, if it is not there yet."""
@@ -101,7 +141,8 @@ class LogKeeper:
         Whatever is cut short is found in the database, and done again.
         """
         is_busy, problem = False, None
-        for work in (self._packer.pack, self._packer.tidy, self._delete_logs):
+        packs = (self._packer.pack, self._packer.tidy) if self._url else ()
+        for work in (*packs, self._delete_stored, self._collect):
             try:
                 is_busy = work() or is_busy
             except LeaseLostError:
@@ -113,42 +154,61 @@ class LogKeeper:
             raise problem
         return is_busy
 
-    def _open(self) -> StoredLogs:
-        if self._opened is None:
-            self._opened = StoredLogs(self._url)
-        return self._opened
-
-    def _delete_logs(self) -> bool:
-        """Delete the logs of some runs that are deleted."""
+    def _delete_stored(self) -> bool:
+        """Delete what is stored of some runs that are deleted."""
         now, c = self._store.now_us(), log_deletions.c
         query = select(c.run_id, c.deleted_at).where(c.due_at <= now).order_by(c.due_at).limit(_PAGE)
         with self._database.reading() as connection:
             due = {row.run_id: int(row.deleted_at) for row in connection.execute(query)}
         if not due:
-            self._listed = None
+            for place in self._places:
+                place.forget_list()
             return False
         with self._writing() as connection:
             again = self._there_again(connection, list(due))
-        with_logs = due.keys() if len(due) <= _FEW else self._runs_with_logs()
         done: dict[str, int] = {}
         failed: dict[str, int] = {}
         try:
             for run_id, deleted_at in due.items():
                 if run_id not in again:
                     failed = {run_id: now + int(_TRY_AGAIN_S * 1e6)}
-                    if run_id in with_logs:
-                        self._open().delete_run(run_id)
+                    self._delete_run(run_id, due)
                     age = max(now - deleted_at, int(_SECOND_LOOK_S * 1e6) // _LATER)
                     done[run_id], failed = deleted_at + _LATER * age, {}
         finally:
             self._note_deleted(done | failed, due, again)
         return True
 
-    def _runs_with_logs(self) -> set[str]:
-        """The runs that have logs; those that got some in the last minute are found by their next looks."""
-        if self._listed is None or time.monotonic() - self._listed_at > _LISTED_S:
-            self._listed, self._listed_at = self._open().runs(), time.monotonic()
-        return self._listed
+    def _delete_run(self, run_id: str, due: Collection[str]) -> None:
+        """Delete a run from each store: one that is away keeps nothing in another one."""
+        problem = None
+        for place in self._places:
+            try:
+                place.delete_run(run_id, due)
+            except LaunchError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _collect(self) -> bool:
+        """Begin to collect the content that no outputs name any more, in a thread of its own, if that is due."""
+        is_busy = self._collector is not None and self._collector.is_alive()
+        if self._outputs not in self._places or is_busy or time.monotonic() < self._collect_at:
+            return False
+        self._collect_at = time.monotonic() + _COLLECT_LOOK_S
+        if is_due(self._outputs.open()):
+            self._collector = threading.Thread(target=self._collect_all, name="output-collector", daemon=True)
+            self._collector.start()
+        return False
+
+    def _collect_all(self) -> None:
+        try:
+            done = collect(StoredOutputs(self._outputs.open().objects.url), stopping=self._stopping)
+            log.info("outputs.collected objects=%d bytes=%d", *done)
+        except LaunchError as error:
+            log.warning("outputs.not_collected: %s", error)
+        except Exception:
+            log.exception("outputs.not_collected")
 
     def _there_again(self, connection: Connection, run_ids: list[str]) -> set[str]:
         """Those of these ids that are a run's again, which was submitted under the same id, or came back with Redis."""

@@ -75,6 +75,7 @@ def run_command(url: str | None) -> None:
             stopping=stopping,
             health_file=settings.health_file,
             log_url=settings.log_url,
+            output_url=settings.output_url,
             retention_s=settings.retention_s,
         ).run()
     finally:

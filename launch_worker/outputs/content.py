@@ -267,7 +267,7 @@ def store_folder(
     try:
         found = scan(top, wanted=wanted, bounds=bounds)
         sending = _Sending(top, stored, hashes or Hashes(), earlier or {}, name_of, is_strict, check)
-        _for_each(sending.send, sending.contents(found.files))
+        for_each(sending.send, sending.contents(found.files))
     finally:
         os.close(top)
     files = []
@@ -359,7 +359,7 @@ class _Sending:
             raise ChangedError(file.path, "it changed while it was read")
 
 
-def _for_each(work: Callable[[T], None], things: Iterable[T]) -> None:
+def for_each(work: Callable[[T], None], things: Iterable[T]) -> None:
     """Do the work for each thing, some at once; the first error ends it, and is raised.
 
     Its threads are no executor's: for those a process waits when it ends, however long a store may hang.
@@ -415,7 +415,7 @@ def fetch_folder(
     try:
         for parent in sorted({file.path.rpartition("/")[0] for file in files}):
             os.makedirs(partial / parent, exist_ok=True)
-        _for_each(lambda file: _fetch(stored, file, partial / file.path, check), files)
+        for_each(lambda file: _fetch(stored, file, partial / file.path, check), files)
         os.rename(partial, folder)
     except BaseException:
         remove_tree(str(partial))

@@ -13,6 +13,8 @@ from launch_worker.outputs.manifest import Manifest, StoredFile
 
 #: Folder of each kind of object.
 CONTENT, OUTPUTS, CHECKPOINTS = "content", "outputs", "checkpoints"
+#: Object that is there while content may be there that no manifest names.
+GARBAGE = "garbage"
 #: Bytes that are read from the store at once.
 PIECE_BYTES = 8 << 20
 #: Seconds for which content is kept that no manifest names: a sender may be about to write one.
@@ -77,8 +79,17 @@ class StoredOutputs:
             raise _damaged(file)
         return data
 
+    def runs(self) -> set[str]:
+        """The runs of which something is stored."""
+        return {run_id for folder in (OUTPUTS, CHECKPOINTS) for run_id in self.objects.folders(folder)}
+
     def delete_run(self, run_id: str) -> None:
-        """Delete a run's manifests, and the content of its checkpoints; that of outputs may be another run's too."""
+        """Delete a run's manifests, and the content of its checkpoints.
+
+        The content of its outputs may be another run's too: it is left to the garbage collection, which is told.
+        """
+        if self.objects.names(f"{OUTPUTS}/{run_id}"):
+            self.objects.put(GARBAGE, [b"manifests were deleted\n"])
         for folder in (OUTPUTS, CHECKPOINTS):
             self.objects.delete_folder(f"{folder}/{run_id}")
 

@@ -25,6 +25,7 @@ def archive_inside(settings: Settings, address: Address) -> Child:
         "LAUNCH_REDIS_URL": settings.redis_url,
         "LAUNCH_DATABASE_URL": settings.archive_url,
         "LAUNCH_LOG_URL": settings.log_url,
+        "LAUNCH_OUTPUT_URL": settings.output_url,
         "LAUNCH_WORK_DIR": str(settings.work_dir),
         "LAUNCH_SERVER_URL": settings.server_url or _own_url(settings, address),
         "LAUNCH_RETENTION": f"{settings.retention_s:f}s",

@@ -52,6 +52,8 @@ class ArchiveState:
     name: str
     #: URL, without its secrets, below which it deletes the logs of deleted runs; '' for nowhere.
     log_url: str
+    #: The same for what the jobs of deleted runs left.
+    output_url: str
     #: Ended runs that it has not confirmed.
     waiting: int
     #: Runs that were deleted before an archive had confirmed them.
@@ -70,12 +72,16 @@ class Changes(Client):
         """
         return bool(self._call("follow", as_us(life_s)))
 
-    def register_archive(self, name: str, *, log_url: str = "", life_s: float = ARCHIVE_LIFE_S) -> None:
+    def register_archive(
+        self, name: str, *, log_url: str = "", output_url: str = "", life_s: float = ARCHIVE_LIFE_S
+    ) -> None:
         """Have ended runs kept beyond their retention, for `life_s` from now, until this archive has confirmed them.
 
-        `name` has no spaces; `log_url` is for people: where it deletes the logs of deleted runs.
+        `name` has no spaces; the URLs are for people: where it deletes the logs of deleted runs, and what their jobs
+        left.
         """
-        self._call("archived", f"{name} {log_url}".rstrip(), as_us(life_s))
+        places = f"{log_url}\t{output_url}".rstrip()
+        self._call("archived", f"{name} {places}".rstrip(), as_us(life_s))
 
     def confirm_archived(self, ended: Sequence[tuple[str, int]]) -> int:
         """Note that an archive has these runs (id, `ended_at`) with their ends: Redis may forget them in time.
@@ -102,8 +108,9 @@ class Changes(Client):
             pipe.hmget(keys.COUNTERS, "unarchived_deleted", "unarchived_deleted_at")
             pipe.zcard(keys.ENDED)
             name, (deleted, deleted_at), waiting = pipe.execute()
-        holder, _, log_url = text(name or "").partition(" ")
-        return ArchiveState(holder, log_url, waiting, int(deleted or 0), int(deleted_at or 0))
+        holder, _, places = text(name or "").partition(" ")
+        log_url, _, output_url = places.partition("\t")
+        return ArchiveState(holder, log_url, output_url, waiting, int(deleted or 0), int(deleted_at or 0))
 
     def changes(self, after: str = FIRST, *, count: int = 1000, block_s: float = 0.0) -> list[Change]:
         """The changes after this place, the oldest first and `count` at most; waits for the first for `block_s`.

@@ -81,10 +81,18 @@ def database(database_url: str) -> Iterator[Database]:
 class Follower:
     """An archive's process that does its steps when the test says so."""
 
-    def __init__(self, store: Store, database: Database, *, log_url: str = "", retention_s: float = 0.0) -> None:
+    def __init__(
+        self, store: Store, database: Database, *, log_url: str = "", output_url: str = "", retention_s: float = 0.0
+    ) -> None:
         self.database = database
         self.archive = Archive(
-            store, database, stopping=threading.Event(), settle_s=0.0, log_url=log_url, retention_s=retention_s
+            store,
+            database,
+            stopping=threading.Event(),
+            settle_s=0.0,
+            log_url=log_url,
+            output_url=output_url,
+            retention_s=retention_s,
         )
         self.archive.lead()
 
@@ -107,10 +115,10 @@ def follower(store: Store, database: Database) -> Iterator[Callable[..., Followe
     """Makes an archive's process, after the one before has stopped."""
     made: list[Follower] = []
 
-    def make(*, log_url: str = "", retention_s: float = 0.0) -> Follower:
+    def make(*, log_url: str = "", output_url: str = "", retention_s: float = 0.0) -> Follower:
         for earlier in made:
             earlier.stop()
-        made.append(Follower(store, database, log_url=log_url, retention_s=retention_s))
+        made.append(Follower(store, database, log_url=log_url, output_url=output_url, retention_s=retention_s))
         return made[-1]
 
     yield make

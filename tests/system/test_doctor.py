@@ -59,6 +59,11 @@ def test_who_deletes_whole_logs_and_whether_their_store_answers_is_said(cluster:
     assert "process has no LAUNCH_LOG_URL" in doctor(cluster, LAUNCH_LOG_URL=url)[1]["logs.undeleted"]["cause"]
     cluster.api.store.register_archive("it", log_url=url)
     assert "logs.undeleted" not in doctor(cluster, LAUNCH_LOG_URL=url)[1]
+    cluster.api.store.register_archive("it", output_url=url)
+    found = doctor(cluster, LAUNCH_LOG_URL=url, LAUNCH_OUTPUT_URL=url)[1]
+    assert ("logs.undeleted" in found, "outputs.undeleted" in found) == (True, False)
+    found = doctor(cluster, LAUNCH_OUTPUT_URL=f"{url} either")[1]
+    assert url in found["outputs.undeleted"]["cause"]
     code, found = doctor(cluster, LAUNCH_LOG_URL="ftp://me:hunter2@127.0.0.1:1/logs")
     assert (code, found["logs.away"]["level"]) == (1, "error")
     assert "hunter2" not in str(found)

@@ -1,5 +1,5 @@
 -- Registers an archive, and notes ended runs that an archive has: these may be deleted after their retention.
--- ARGV: archive (its name, and after a space where it deletes logs; '' registers none), life_us (of the registration), then id and ended_at of each run
+-- ARGV: archive (its name, after a space where it deletes logs, after a tab where it deletes outputs; '' registers none), life_us (of the registration), then id and ended_at of each run
 -- Refuses a run that has another end by now, or none.  Returns the number of runs that were noted.
 local archive, life_us = unpack(ARGV, 1, 2)
 local FIRST_RUN = 3
