@@ -156,6 +156,7 @@ def submit(
     stop_scope: str | None = None,
     signal: str | None = None,
     on_timeout: str | None = None,
+    max_fails: int | None = None,
     retries: int | None = None,
     retry_delay: str | float | None = None,
     retry_on: Sequence[str] | None = None,

@@ -18,7 +18,7 @@ from launch_worker.submission.array import parse_env, parse_values
 
 #: Groups of `launch-submit --help` in their order, with the names of their options.
 _GROUPS = {
-    "Where, and as what": "queue name project tags priority array from_file strict",
+    "Where, and as what": "queue name project tags priority array max_fails from_file strict",
     "What the job gets": "env env_from values config inputs outputs",
     "Its code": "cwd uri upload requirements python",
     "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",

@@ -41,6 +41,8 @@ class GroupRecord:
     author: str = ""
     created_at: int = 0
     ended_at: int | None = None
+    #: Number of failed runs for which the rest was not started (`--max-fails`); 0 where it was.
+    halted: int = 0
     #: Whether more runs may be added: its submitter is at it, or its sweep goes on.
     is_open: bool = False
 
@@ -74,6 +76,7 @@ class GroupRecord:
             "counts": dict(self.counts),
             "missing": self.missing,
             "deleted": self.gone,
+            "halted": self.halted,
             "is_open": self.is_open,
             "is_over": self.is_over,
             "end": self.end,

@@ -27,6 +27,7 @@ SINCE = {
     "stop_scope": 3,
     "signal": 3,
     "on_timeout": 3,
+    "max_fails": 3,
 }
 
 

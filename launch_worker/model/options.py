@@ -275,6 +275,13 @@ LIMITS = (
         "THEN",
         check=check_on_timeout,
     ),
+    Option(
+        "max_fails",
+        read.whole,
+        "After N failed runs of its group start no more.",
+        "N",
+        check=Whole("max fails", 1, MAX_LIMIT),
+    ),
     Option("retries", read.whole, "New attempts when it fails.", "N", "0", check=Whole("retries", 0, MAX_RETRIES)),
     Option(
         "retry_delay",

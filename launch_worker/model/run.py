@@ -130,6 +130,8 @@ class Record:
     #: Bulk submission of which it is a run; the hash has it in the field `array`, for a run is in one of the two.
     bulk: str = ""
     array_limit: str = ""
+    #: Failed runs of its group after which the rest is not started; '' for no end.
+    max_fails: str = ""
     #: Id of the sweep that made the run.
     sweep: str = ""
     #: Name of the user who submitted it through a server, which has proven that; '' for a run that came through Redis.
@@ -557,6 +559,7 @@ _TIMES_SHOWN = ("created_at", "started_at", "ended_at", "due_at", "scheduled_at"
 _RESTORED = (
     *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
     *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
+    "max_fails",
     *(
         "sweep",
         "user",

@@ -84,6 +84,8 @@ def sentence_of_group(group: GroupRecord, *, now_us: int) -> str:
         how = "over"
     else:
         how = "more are to come" if group.is_open else "goes on"
+    if group.halted:
+        how += f", halted after {humane.plural(group.halted, 'failed run')} (--max-fails)"
     return f"{kind}{name} of {humane.plural(group.size, 'run')}, {how}: {said or 'none yet'}."
 
 

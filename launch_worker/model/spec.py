@@ -101,6 +101,8 @@ class RunSpec:
     array: str = ""
     array_index: int | None = None
     array_limit: int | None = None
+    #: Failed runs of its array, bulk submission or sweep, after which the rest is not started; None for no end.
+    max_fails: int | None = None
     #: Hyperparameters, for the job (`current_run().config`) and for people.
     config: dict[str, Any] = field(default_factory=dict)
     #: Sweep that made the run, and the run's number in it, from 0.

@@ -79,9 +79,12 @@ class SweepRecord:
     reason: str = ""
     #: Reason why its next run cannot be made.
     stuck: str = ""
-    #: Number of runs that Failed or Crashed while none has Finished since the sweep was made or resumed; the id of the
-    #: last of these runs, and its reason.
+    #: Number of runs that Failed or Crashed while none has Finished since the sweep was made or resumed; and of all
+    #: failed ones since then, where the sweep has `--max-fails`.
     failures: int = 0
+    fails: int = 0
+    #: Number of these whose reason is of the kind that most of them have; the id of the last such run, and its reason.
+    alike: int = 0
     failed: str = ""
     failed_why: str = ""
     #: Name of the metric in the summary, '' for none; and a run that Finished without it, while no run has reported it.
@@ -100,9 +103,8 @@ class SweepRecord:
         """What is wrong with the sweep now, and what to do; '' for nothing."""
         if self.stuck:
             return self.stuck
-        if self.failures and (self.state == "PAUSED" or self.is_over):
-            all_of_them = "its first run" if self.failures == 1 else f"its first {self.failures} runs all"
-            why = f"{all_of_them} failed, the last one ({self.failed}) with: {self.failed_why}"
+        if (self.failures or self.fails) and (self.state == "PAUSED" or self.is_over):
+            why = f"{self._failed} failed, {self._which} ({self.failed}) with: {self.failed_why}"
             return why if self.is_over else f"{why}; mend that, and then: launch-worker sweep resume {self.id}"
         if self.unmeasured:
             return (
@@ -110,6 +112,20 @@ class SweepRecord:
                 f"learns; print a last line of JSON such as {{{json.dumps(self.metric)}: 0.1}}"
             )
         return ""
+
+    @property
+    def _failed(self) -> str:
+        if not self.failures or self.fails > self.failures:
+            return "one of its runs" if self.fails == 1 else f"{self.fails} of its runs"
+        return "its first run" if self.failures == 1 else f"its first {self.failures} runs all"
+
+    @property
+    def _which(self) -> str:
+        """The runs that have the reason that most of them have."""
+        others = max(self.failures, self.fails) - self.alike
+        if not self.alike or others <= 0:
+            return "the last one"
+        return f"{self.alike} of them, as the last of these" if self.alike > 1 else "the last one"
 
     @property
     def room(self) -> int:

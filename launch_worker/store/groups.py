@@ -116,6 +116,7 @@ def _submitted(key: str, fields: dict[str, str]) -> GroupRecord:
         author=fields.get("author", ""),
         created_at=_number(fields, "created_at"),
         ended_at=_number(fields, "ended_at") or None,
+        halted=_number(fields, "halted"),
         is_open="made" in fields and "sealed" not in fields and made < size,
     )
 

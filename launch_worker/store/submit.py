@@ -203,6 +203,8 @@ def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
         fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
     if spec.array:
         fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
+    if spec.max_fails:
+        fields += ["max_fails", spec.max_fails]
     if spec.sweep:
         fields += ["sweep", spec.sweep]
     if spec.scheduler:

@@ -187,6 +187,8 @@ def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:
         reason=fields.get("reason", ""),
         stuck=fields.get("problem", ""),
         failures=number("failures") or 0,
+        fails=number("fails") or 0,
+        alike=number("alike") or 0,
         failed=fields.get("failed", ""),
         failed_why=fields.get("failed_why", ""),
         metric=fields.get("metric", ""),

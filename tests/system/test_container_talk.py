@@ -124,7 +124,7 @@ def test_a_container_sees_that_it_shall_stop_and_ends_by_itself(containers: Cont
     containers.cluster.worker()
     run = containers.submit(
         """tell '{"heeds_stop": true}'; echo up
-        until [ -e "$LAUNCH_RUN_DIR/stop" ]; do sleep 0.1; done; cat "$LAUNCH_RUN_DIR/stop"; exit 0""",
+        until [ -e "$LAUNCH_RUN_DIR/stop" ]; do sleep 0.1; done; head -n 1 "$LAUNCH_RUN_DIR/stop"; exit 0""",
         grace=60,
     )
     wait_for_output(run, b"up")

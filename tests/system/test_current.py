@@ -348,7 +348,9 @@ def test_a_job_that_does_not_look_gets_sigterm_at_once_with_the_file_there_alrea
     """P20."""
     cluster.worker()
     run = shell(
-        cluster, "trap 'cat \"$LAUNCH_RUN_DIR/stop\"; exit 0' TERM; echo up; while :; do sleep 0.05; done", grace=120
+        cluster,
+        "trap 'head -n 1 \"$LAUNCH_RUN_DIR/stop\"; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        grace=120,
     )
     wait_for_output(run, b"up")
     run.cancel(reason="enough")

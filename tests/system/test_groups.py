@@ -68,6 +68,28 @@ def test_a_group_is_cancelled_as_one(cluster: Cluster) -> None:
 
 
 @through_both_doors
+def test_an_array_of_which_too_many_runs_failed_is_not_started_any_further(cluster: Cluster) -> None:
+    marker = cluster.folder / "mended"
+    sent = cluster.run(
+        *("launch-submit", "--array", "0-7", "--max-fails", "2", "--json", "--"),
+        *("sh", "-c", f"echo $LAUNCH_ARRAY_INDEX >> ran; [ -e {marker} ]"),
+    )
+    group = json.loads(sent.out.splitlines()[0])["group"]
+    cluster.worker(slots=1)
+    assert cluster.run("launch-worker", "wait", group).code == 1
+    assert stamps(cluster.folder / "ran") == ["0", "1"]
+    shown = cluster.run("launch-worker", "show", group).out
+    assert "halted after 2 failed runs (--max-fails)" in shown
+    assert "All 2 that failed say: exit code 1" in " ".join(shown.split())
+    killed = cluster.runs(state="killed")
+    assert {run.record.reason for run in killed} == {"not started, for 2 runs of its group failed (--max-fails 2)"}
+    marker.touch()
+    assert cluster.run("launch-worker", "retry", group).code == 0
+    assert cluster.run("launch-worker", "wait", group).code == 0
+    assert len(stamps(cluster.folder / "ran")) == 2 + 8
+
+
+@through_both_doors
 def test_what_is_no_group_is_told_in_one_sentence(cluster: Cluster) -> None:
     for words in (("cancel",), ("wait",), ("retry", "--failed"), ("show",)):
         result = cluster.run("launch-worker", *words, "b1m83cyvtfq1tc69")

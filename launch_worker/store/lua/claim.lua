@@ -9,7 +9,7 @@
 -- consume (`launch:consumers`, which workers alone write), whatever list it was in.
 -- Does something else with a run that
 --   has a damaged record: it is Failed;
---   has expired: it is Killed;
+--   has expired, or is of a group of which too many runs failed: it is Killed;
 --   breaks a limit: it is parked;
 --   does not fit into this worker: it is given to another worker, or parked;
 --   shall not be tried again by this worker, and another one may take it: it is given to that one, or parked;
@@ -63,6 +63,12 @@ local function claim(id, seq)
     WAITING.fail_damaged(id, now, damage)
     WAITING.settle(now, 100)
     return {0, 'its record is damaged: ' .. damage}
+  end
+  local why_halted = get(id, 'max_fails')[1] and WAITING.why_halted(id)
+  if why_halted then
+    WAITING.kill_pending(id, now, why_halted)
+    WAITING.settle(now, 100)
+    return {0, why_halted}
   end
   if not redis.call('ZSCORE', 'launch:consumers:' .. run[7], owner) then return {3, run[7], id, seq} end
   local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')

@@ -13,7 +13,7 @@ local function crash(id, token, reason, retry_us, retry_reason, counts_as, retri
   local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
     -- Fields that are needed later, read by the same command.
     'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq', 'held', 'array_limit',
-    'started_at', 'notify')
+    'started_at', 'notify', 'max_fails')
   if run[1] ~= 'Running' then
     redis.call('ZREM', 'launch:leases', id)
     return 0

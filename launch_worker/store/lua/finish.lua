@@ -14,7 +14,8 @@ local id, token, attempt, owner, worker, state, reason, phase, message, exit_cod
 retry_us, capacity, ended_ago_us = tonumber(retry_us), capacity_of(capacity), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Fields that are needed later, read by the same command.
-  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'array_limit', 'sweep', 'started_at', 'held', 'notify')
+  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'array_limit', 'sweep', 'started_at', 'held', 'notify',
+  'max_fails')
 local now = now_us()
 if capacity then keep_free(owner, capacity) end
 if not run[1] then return 'unknown' end

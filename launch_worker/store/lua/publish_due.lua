@@ -1,5 +1,6 @@
 -- Puts Pending runs whose time has come into their queues. Pending -> Killed for runs that did not start in time, and
--- Pending -> Failed for runs with damaged records. Seals groups whose submitters have died.
+-- Pending -> Failed for runs with damaged records. Seals groups whose submitters have died, and
+-- kills waiting runs of groups of which too many runs failed.
 -- ARGV: limit, capacity of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {number of runs whose time had come, the next due time or 0, 1 if a schedule is due}.
 local limit, capacity = unpack(ARGV)
@@ -43,6 +44,8 @@ for _, group in ipairs(redis.call('ZRANGEBYSCORE', OPEN_GROUPS, '-inf', int(now)
   local fine, problem = pcall(WAITING.seal, group, 'cut', now)
   if not fine then keep_aside('', 'group ' .. group .. ' could not be sealed: ' .. tostring(problem)) end
 end
+local halted = redis.call('SRANDMEMBER', 'launch:halted')
+if halted then WAITING.kill_halted(halted, now, math.min(limit, 200)) end
 WAITING.settle(now, 200)
 local prefetch_us = capacity and capacity.prefetch_us or 0
 if prefetch_us > 0 and capacity.slots > 0 then

@@ -20,7 +20,7 @@ if word == 'pause' or word == 'resume' then
   redis.call('HSET', key, 'state', to)
   if state ~= to then add_act('sweep', sweep, word == 'pause' and 'paused' or 'resumed', actor, now) end
   -- The failures that paused the sweep count no longer.
-  if word == 'resume' then redis.call('HDEL', key, 'failures', 'failed', 'failed_why') end
+  if word == 'resume' then redis.call('HDEL', key, 'failures', 'fails', 'failed', 'failed_why', 'alike', 'whys') end
   return ended()
 end
 if SWEEPS.ENDED[state] then

@@ -598,3 +598,91 @@ def test_who_waits_for_a_sweep_that_is_stopped_is_told(api: Api, store: Store) -
     assert look(store, sweep).end == "Never"
     assert store.get(waiting["any"]).waits_for == {}
     assert store.get(waiting["ok"]).state is S.KILLED
+
+
+# -- halted by failures ------------------------------------------------------------------------------------------------
+
+FRAIL = RunSpec(command=("true",), max_fails=2)
+
+
+def frail(store: Store, count: int) -> tuple[str, list[str]]:
+    """A bulk submission that starts no more runs after two of them failed, and the ids of its runs."""
+    ids = new_ids(count)
+    group = f"b{ids[0]}"
+    create_many(store, [New(run_id, FRAIL, group=Announced(group, group, count)) for run_id in ids])
+    return group, ids
+
+
+def test_after_so_many_failures_the_rest_of_a_group_is_not_started(store: Store) -> None:
+    worker = Worker(store, slots=4)
+    group, ids = frail(store, 300)
+    worker.work()
+    worker.end(ids[0], FAILED)
+    worker.end(ids[1])
+    assert look(store, group).halted == 0
+    worker.work()
+    worker.end(ids[2], FAILED)
+    waiting = counts(store, group)["Pending"]
+    assert 0 < 300 - waiting < 100, "one step does not end all of a large group"
+    assert store.get(ids[-1]).state is S.PENDING
+    for _ in range(4):
+        store.publish_due()
+    known = look(store, group)
+    assert (known.halted, counts(store, group).get("Pending")) == (2, None)
+    said = "not started, for 2 runs of its group failed (--max-fails 2)"
+    assert (store.get(ids[-1]).state, store.get(ids[-1]).reason) == (S.KILLED, said)
+    assert counts(store, group)["Running"] == 3, "runs that run go on"
+    for run_id in list(worker.jobs):
+        worker.end(run_id)
+    assert look(store, group).is_over
+
+
+def test_a_run_of_a_halted_group_is_refused_at_the_claim(store: Store, redis_client: Any) -> None:
+    """Before the pass has come to it."""
+    worker = Worker(store, slots=2)
+    _, ids = frail(store, 200)
+    worker.work()
+    worker.end(ids[0], FAILED)
+    worker.end(ids[1], FAILED)
+    assert worker.work() == []
+    assert redis_client.scard("launch:halted") == 1
+
+
+def test_a_group_that_is_tried_again_goes_on(store: Store, redis_client: Any) -> None:
+    worker = Worker(store, slots=2)
+    group, ids = frail(store, 4)
+    worker.work()
+    worker.end(ids[0], FAILED)
+    worker.end(ids[1], FAILED)
+    assert counts(store, group) == {"Failed": 2, "Never": 2}
+    assert redis_client.scard("launch:halted") == 0
+    assert store.retry_group(look(store, group), only_failed=True, reason="again") == 4
+    assert (look(store, group).halted, counts(store, group)) == (0, {"Pending": 4})
+    for _ in range(2):
+        for run_id in worker.work():
+            worker.end(run_id)
+    assert counts(store, group) == {"Finished": 4}
+
+
+def test_a_halted_group_gets_no_more_runs(store: Store) -> None:
+    worker = Worker(store, slots=2)
+    ids = new_ids(3)
+    group = f"b{ids[0]}"
+    announced = Announced(group, group, 3)
+    create_many(store, [New(run_id, FRAIL, group=announced) for run_id in ids[:2]])
+    worker.work()
+    for run_id in ids[:2]:
+        worker.end(run_id, FAILED)
+    (answer,) = create_many(store, [New(ids[2], FRAIL, group=announced)])
+    assert "gets no more runs, for too many of its runs failed" in str(answer)
+    assert look(store, group).is_over
+
+
+def test_a_run_that_is_tried_again_has_not_failed(store: Store) -> None:
+    worker = Worker(store, slots=1)
+    group, _ = frail(store, 3)
+    again = NextStep(Outcome(S.FAILED), retry_delay_s=0.0)
+    for _ in range(3):
+        (run_id,) = worker.work()
+        worker.end(run_id, again)
+    assert (look(store, group).halted, counts(store, group)) == (0, {"Pending": 3})

@@ -528,9 +528,9 @@ def test_a_record_without_room_makes_nothing() -> None:
 # -- first runs that fail, metrics that nobody tells ------------------------------------------------------------------
 
 
-def fail(store: Store, run_id: str) -> None:
+def fail(store: Store, run_id: str, *, reason: str = "exit code 2") -> None:
     record = claim(store, run_id)
-    assert store.finish(record, NextStep(Outcome(S.FAILED, exit_code=2, reason="exit code 2")))
+    assert store.finish(record, NextStep(Outcome(S.FAILED, exit_code=2, reason=reason)))
 
 
 def test_a_sweep_whose_first_five_runs_fail_pauses_and_says_why(api: Api, store: Store) -> None:
@@ -580,6 +580,25 @@ def test_failures_after_a_run_that_finished_do_not_pause_a_sweep_and_killed_runs
         advance(store, api.settings, sweep.id)
         fail(store, live(store, sweep)[0])
     assert (sweep.state, sweep.record.problem) == ("RUNNING", "")
+
+
+def test_a_sweep_pauses_after_as_many_failures_as_it_says_and_names_the_common_reason(api: Api, store: Store) -> None:
+    said = {"method": "grid", "program": PROGRAM, "parameters": {"x": {"values": list(range(60))}}}
+    sweep = api.create_sweep(said, workers=1, max_fails=3)
+    end(store, live(store, sweep)[0])
+    for reason in ("ValueError: bad 1 (exit code 1)", "KeyError: 'x' (exit code 1)", "ValueError: bad 2 (exit code 1)"):
+        advance(store, api.settings, sweep.id)
+        assert sweep.state == "RUNNING"
+        (run_id,) = live(store, sweep)
+        fail(store, run_id, reason=reason)
+    assert sweep.state == "PAUSED"
+    problem = f"3 of its runs failed, 2 of them, as the last of these ({run_id}) with: ValueError: bad 2 (exit code 1)"
+    assert sweep.refresh().problem == f"{problem}; mend that, and then: launch-worker sweep resume {sweep.id}"
+    assert sweep.resume() == "RUNNING"
+    for expected in ("RUNNING", "RUNNING", "PAUSED"):
+        advance(store, api.settings, sweep.id)
+        fail(store, live(store, sweep)[0])
+        assert sweep.state == expected
 
 
 def test_a_short_sweep_of_which_all_runs_failed_says_so_when_it_is_over(api: Api, store: Store) -> None:

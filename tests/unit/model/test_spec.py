@@ -314,6 +314,7 @@ FULL = {
     "stop_scope": "main",
     "signal": "SIGUSR1@0.5",
     "on_timeout": "requeue:7",
+    "max_fails": 3,
     "retries": 3,
     "retry_delay_s": 4.0,
     "retry": ("oom=3:30s..10m", "SIGKILL=1"),

@@ -66,6 +66,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "stop_scope": "main",
         "signal": "10@2m",
         "on_timeout": "requeue:3",
+        "max_fails": 5,
     }
     config = QueueConfig(defaults=given)
     assert config.defaults == {
@@ -100,6 +101,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "stop_scope": "main",
         "signal": "SIGUSR1@120",
         "on_timeout": "requeue:3",
+        "max_fails": 5,
         "outputs": ("*.pt", "!tmp/"),
     }
     own = QueueConfig(defaults={"retry": "oom=3, sigkill=1:30s..10m", "not_on_same_worker": True, "memory": "8G..64G"})

@@ -52,6 +52,7 @@ SAID: dict[str, Any] = {
     "stop_scope": "all",
     "signal": "SIGUSR1@60",
     "on_timeout": "requeue",
+    "max_fails": 3,
     "retries": 2,
     "retry_delay": "10s",
     "retry_on": "failed",

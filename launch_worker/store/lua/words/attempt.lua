@@ -38,6 +38,7 @@ end
 -- A final state -> Pending, because a person asked for it. The retry policy counts from this attempt on.
 local function retry_by_person(id, now, reason, actor)
   local state, attempt = unpack(get(id, 'state', 'attempt'))
+  WAITING.go_on(id)
   put(id, 'first_attempt', tonumber(attempt) + 1)
   drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
     'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'retried', 'avoid', 'preempting', 'not_before',
@@ -49,6 +50,7 @@ end
 local function over(id, now)
   SWEEPS.try_tell(id, now)
   release(id, now)
+  pcall(WAITING.halt, id, now)
   if not WAITING.note_end(id, now) then return end
   WAITING.settle(now, 100)
   -- The first worker that gets this publication tells the remaining runs.

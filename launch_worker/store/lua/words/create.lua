@@ -82,6 +82,9 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
   if known and known.is_cancelled then
     return -2, 'group ' .. shown_group(group) .. ' was cancelled, and gets no more runs'
   end
+  if known and known.is_halted then
+    return -2, 'group ' .. shown_group(group) .. ' gets no more runs, for too many of its runs failed (--max-fails)'
+  end
   if record.waits_for then
     waits, states = cjson.decode(record.waits_for), {}
     for other, wish in pairs(waits) do

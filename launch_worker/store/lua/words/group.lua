@@ -51,7 +51,7 @@ local function announce(group, size)
   announced[group] = {size = tonumber(kept or '') or size, made = tonumber(made or '') or 0, count = 0, is_new = not kept,
     project = project or nil, notify = notify or nil,
     -- The record of an array of an earlier release does not say how many are made.
-    is_open = not kept or (made and not sealed), is_cancelled = sealed == 'cancelled'}
+    is_open = not kept or (made and not sealed), is_cancelled = sealed == 'cancelled', is_halted = sealed == 'halted'}
 end
 
 -- Counts a run that is new in an array or a bulk submission and was not announced in this call, as Pending. A run of

@@ -17,6 +17,7 @@
 --   launch:array:G:runs       list    its runs, in the order of their submission; also those that are deleted
 --   launch:array:open         zset    groups whose submitters have not made all their runs, by the time at which the submitter
 --                                     counts as dead (publish_due)
+--   launch:halted             set     groups of which so many runs failed that the rest is not started, while runs of them wait
 --   launch:leases             zset    Running runs by lease deadline; LATER for held runs (hold)
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time

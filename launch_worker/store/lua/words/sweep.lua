@@ -85,23 +85,46 @@ function SWEEPS.metric_of(id, metric)
   return value
 end
 
--- Judges a sweep by the end of a run: whether all its first runs fail, and whether no run sends the metric.
+-- Notes why a run of a sweep failed, and which reason most of those have that failed: by the exception, whatever its
+-- text. The record keeps the first 20 kinds.
+function SWEEPS.note_why(key, id, reason)
+  local kind = string.match(reason, '^[%a_][%w_.]*:') or string.sub(reason, 1, 100)
+  local whys = decoded(redis.call('HGET', key, 'whys') or '')
+  if type(whys) ~= 'table' then whys = {} end
+  local kinds = 0
+  for _ in pairs(whys) do kinds = kinds + 1 end
+  if whys[kind] or kinds < 20 then whys[kind] = (tonumber(whys[kind]) or 0) + 1 end
+  local most = 0
+  for _, count in pairs(whys) do most = math.max(most, tonumber(count) or 0) end
+  redis.call('HSET', key, 'whys', cjson.encode(whys))
+  if (tonumber(whys[kind]) or 0) >= most then
+    redis.call('HSET', key, 'failed', id, 'failed_why', reason, 'alike', int(most))
+  end
+end
+
+-- Judges a sweep by the end of a run: whether all its first runs fail, or as many as it says (--max-fails), and whether
+-- no run sends the metric.
 function SWEEPS.judge(sweep, id, now, sweep_state, metric, value)
   local key = sweep_key(sweep)
   local state, reason = unpack(get(id, 'state', 'reason'))
   if state == 'Finished' then
     redis.call('HSET', key, 'has_finished', 1)
-    redis.call('HDEL', key, 'failures', 'failed', 'failed_why')
+    redis.call('HDEL', key, 'failures')
+    if not get(id, 'max_fails')[1] then redis.call('HDEL', key, 'failed', 'failed_why', 'alike', 'whys') end
     if value then
       redis.call('HSET', key, 'has_value', 1)
       redis.call('HDEL', key, 'unmeasured')
     elseif metric and metric ~= '' and not redis.call('HGET', key, 'has_value') then
       redis.call('HSET', key, 'unmeasured', id)
     end
-  elseif state ~= 'Killed' and not redis.call('HGET', key, 'has_finished') then
-    redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
-    local failures = redis.call('HINCRBY', key, 'failures', 1)
-    if failures >= SWEEPS.FIRST_FAILURES and sweep_state == 'RUNNING' then
+  elseif state ~= 'Killed' then
+    local most = tonumber(get(id, 'max_fails')[1] or '')
+    local has_finished = redis.call('HGET', key, 'has_finished')
+    if has_finished and not most then return end
+    SWEEPS.note_why(key, id, reason or '')
+    local failures = has_finished and 0 or redis.call('HINCRBY', key, 'failures', 1)
+    local fails = most and redis.call('HINCRBY', key, 'fails', 1) or failures
+    if sweep_state == 'RUNNING' and fails >= (most or SWEEPS.FIRST_FAILURES) then
       redis.call('HSET', key, 'state', 'PAUSED')
       add_act('sweep', sweep, 'paused', '', now, {failed = id})
     end

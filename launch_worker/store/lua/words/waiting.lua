@@ -101,13 +101,13 @@ function WAITING.note_end(id, now)
 end
 
 -- Seals a group to which its submitter adds no more runs: the missing ones count as runs that never ran. `as`: 'whole'
--- where runs of other submissions stand for them, 'cut' where the submitter has died or given up, 'cancelled'. The caller
--- calls `settle`.
+-- where runs of other submissions stand for them, 'cut' where the submitter has died or given up, 'cancelled', 'halted'.
+-- The caller calls `settle`.
 function WAITING.seal(group, as, now)
   local key = group_key(group)
   redis.call('ZREM', OPEN_GROUPS, group)
   local size, made, sealed = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed'))
-  if as == 'cancelled' and sealed then redis.call('HSET', key, 'sealed', as) end
+  if (as == 'cancelled' or as == 'halted') and sealed then redis.call('HSET', key, 'sealed', as) end
   if not made or sealed then return end
   local missing = tonumber(size) - tonumber(made)
   redis.call('HSET', key, 'sealed', as)
@@ -151,6 +151,62 @@ function WAITING.kill_pending(id, now, reason, more, to)
   WAITING.note_end(id, now)
   SWEEPS.try_tell(id, now)
   release(id, now)
+end
+
+-- The reason for which a run of a halted group is not started; nil for another run.
+function WAITING.why_halted(id)
+  local most, group, key, is_sweep = get(id, 'max_fails')[1], group_of(id)
+  if not most or not group or is_sweep then return nil end
+  local sealed, failures = unpack(redis.call('HMGET', key, 'sealed', 'halted'))
+  if sealed ~= 'halted' then return nil end
+  return 'not started, for ' .. (failures or most) .. ' runs of its group failed (--max-fails ' .. most .. ')'
+end
+
+-- Kills waiting runs of a halted group: looks at `limit` of its runs, and leaves the rest to the pass.
+function WAITING.kill_halted(group, now, limit)
+  local key = group_key(group)
+  local from = tonumber(redis.call('HGET', key, 'halted_from') or '') or 0
+  local ids = members_of(group, from, from + limit - 1)
+  if redis.call('HGET', key, 'sealed') ~= 'halted' then ids = {} end
+  for _, id in ipairs(ids) do
+    local why = get(id, 'state')[1] == 'Pending' and WAITING.why_halted(id)
+    local fine, problem = true, ''
+    if why then fine, problem = pcall(WAITING.kill_pending, id, now, why) end
+    if not fine then doubt(id, 'group ' .. group, problem) end
+  end
+  if #ids < limit then
+    redis.call('HDEL', key, 'halted_from')
+    redis.call('SREM', 'launch:halted', group)
+    return
+  end
+  redis.call('HSET', key, 'halted_from', int(from + limit))
+  -- The first worker that gets this publication goes on.
+  redis.call('PUBLISH', 'launch:due', int(now))
+end
+
+-- Halts the group of a run that has ended for good, where as many of its runs failed as it says: the rest is not started.
+function WAITING.halt(id, now)
+  local most, state = tonumber(get(id, 'max_fails')[1] or ''), get(id, 'state')[1]
+  if not most or (state ~= 'Failed' and state ~= 'Crashed') then return end
+  local group, key, is_sweep = group_of(id)
+  if not group or is_sweep then return end
+  local failed, crashed, sealed = unpack(redis.call('HMGET', key, 'Failed', 'Crashed', 'sealed'))
+  local failures = (tonumber(failed or '') or 0) + (tonumber(crashed or '') or 0)
+  if failures < most or sealed == 'cancelled' or sealed == 'halted' then return end
+  redis.call('HSET', key, 'halted', int(failures))
+  redis.call('SADD', 'launch:halted', group)
+  WAITING.seal(group, 'halted', now)
+  WAITING.kill_halted(group, now, 50)
+end
+
+-- Lets the runs of a halted group start again, because a person tries one of them again.
+function WAITING.go_on(id)
+  local group, key, is_sweep = group_of(id)
+  if not get(id, 'max_fails')[1] or not group or is_sweep then return end
+  if redis.call('HGET', key, 'sealed') ~= 'halted' then return end
+  redis.call('HSET', key, 'sealed', '1')
+  redis.call('HDEL', key, 'halted', 'halted_from')
+  redis.call('SREM', 'launch:halted', group)
 end
 
 -- Pending -> Failed, for a record with which no worker can execute the run. The record is kept aside for reading, and
