@@ -293,6 +293,7 @@ _NOT_SHOWN = frozenset(
 #: Fields of the spec that are not shown: the record has them too, or only the system needs them.
 _NOT_OF_SPEC = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "after", "config", "sweep", "cwd_required", "cwd", "author"}
+    | {"requirements_files"}
 )
 
 

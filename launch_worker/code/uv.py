@@ -184,7 +184,7 @@ def sentence(lines: list[str]) -> str:
         text = re.sub(r"^\s*(error:|cause:|Caused by:|[×│╰─▶├]+)*\s*", "", line).strip()
         if text:
             found.append(text)
-    return "; ".join(found)[:600]
+    return ": ".join(found)[:600].rstrip(".")
 
 
 _MEANINGS = (
@@ -212,4 +212,4 @@ def explain(error: UvError, what: str) -> CodeError:
     for pattern, text in _MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return CodeError(text.format(what=what, said=said), detail=detail, worker_fault=True)
-    return CodeError(f"uv could not make the environment of {what}: {said}", detail=detail)
+    return CodeError(f"the environment of {what} could not be made: {said}", detail=detail)

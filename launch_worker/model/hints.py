@@ -84,7 +84,9 @@ def _of_failure(record: Record, output: str) -> Hint:
     if _OUT_OF_MEMORY in reason and not exception:
         return _of_memory(record)
     if record.phase in _PHASES:
-        return Hint(humane.sentence(reason) or "It did not start.", _PHASES[record.phase] or _start(reason))
+        return Hint(
+            humane.sentence(reason) or "It did not start.", _PHASES[record.phase] or _of_start(record.phase, reason)
+        )
     if reason.startswith("time limit of"):
         return _of_time(record)
     if reason.startswith("no output for"):
@@ -117,8 +119,8 @@ _EXCEPTIONS = (
     (r"^(\w+\.)*_?(Array)?MemoryError", "Its machine gave it no more memory: ask for more with --memory."),
     (
         r"^(ModuleNotFoundError|ImportError)",
-        "The Python of the worker lacks it: start the job by the interpreter of an environment that has it, or take "
-        "an --image.",
+        "The Python of the job lacks it: name what it needs in a file with --requirements, start it by the interpreter "
+        "of an environment that has it, or take an --image.",
     ),
     (
         r"^FileNotFoundError",
@@ -128,14 +130,24 @@ _EXCEPTIONS = (
 
 #: Advice for the phases before the program runs.
 _PHASES = {
-    "build": "Its code could not be brought to the worker: look at the URL, the branch, and what the worker may read.",
     # Its reason says what to do.
+    "build": "",
     "start": "",
     "agent": "The worker could not begin. Another try may meet another worker; launch-worker doctor seeks the cause.",
 }
 
 
-def _start(reason: str) -> str:
+#: Reasons why there is no environment that say what to do.
+_OF_ENVIRONMENT = re.compile(r"this worker|requirements|environment|local package|uv\.lock")
+
+
+def _of_start(phase: str, reason: str) -> str:
+    if phase == "build":
+        if reason.startswith("the environment of"):
+            return "Its log has what uv said: mend the requirements, and submit it again."
+        if _OF_ENVIRONMENT.search(reason):
+            return ""
+        return "Its code could not be brought to the worker: look at the URL, the branch, and what the worker may read."
     if "could not be pulled from registry" in reason:
         return (
             "See whether the image's name is right. A registry may also call an image unknown that the account may not "

@@ -86,7 +86,9 @@ def gather(main: str, read: Callable[[str], str | None], *, limit_bytes: int = M
             continue
         text = read(path)
         if text is None:
-            raise InputError(f"{by} needs {path!r}, which is not there" if by else f"there is no file {path!r}")
+            raise InputError(
+                f"{by} needs {path!r}, which is not there" if by else f"there is no requirements file {path!r}"
+            )
         found[path] = text
         _check_bounds(found, limit_bytes)
         if kind == LIST:

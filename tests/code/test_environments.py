@@ -189,7 +189,7 @@ def test_a_build_that_nobody_wants_is_ended_with_all_that_it_started(machine: Ma
 
 def test_what_goes_wrong_is_one_sentence_and_uvs_last_lines(machine: Machine) -> None:
     error = machine.fails(listed("tiny==3.0\n"))
-    assert str(error).startswith("uv could not make the environment of requirements.txt: "), error
+    assert str(error).startswith("the environment of requirements.txt could not be made: "), error
     assert "tiny==3.0" in str(error)
     assert (error.worker_fault, "tiny==3.0" in error.detail) == (False, True)
     assert not list(machine.environments().folder.glob("*/*/venv")), "nothing half is left"

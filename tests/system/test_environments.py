@@ -68,12 +68,12 @@ def test_a_job_runs_in_the_environment_of_its_requirements(cluster: Cluster) -> 
     assert "there is no version of tiny==3.0" in shown["reason"]
     assert b"there is no version of tiny==3.0" in cluster.api.run(shown["id"]).logs()
     result = cluster.run("launch-worker", "show", shown["id"])
-    assert "uv could not make the environment of requirements.txt" in result.out
+    assert "he environment of requirements.txt could not be made" in result.out
 
     # And what can be seen before is refused.
     for options, said in (
         (("--image", "busybox", "--requirements", "base.txt"), "a container has the packages of its image"),
-        (("--requirements", "none.txt"), "there is no file"),
+        (("--requirements", "none.txt"), "there is no requirements file"),
         (("--upload", str(project), "--requirements", "none.txt"), "is no file of"),
         (("--python", "/usr/bin/python3"), "is not allowed"),
     ):

@@ -444,6 +444,7 @@ def _preview(one: One, file: KeptFile) -> Preview:
 #: Fields of a spec that have a place of their own on the page.
 _OWN_PLACE = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "env_from", "config", "author", "sweep", "after"}
+    | {"requirements_files"}
 )
 
 

@@ -30,6 +30,11 @@ def failed(**values: Any) -> Record:
         (failed(reason="time limit of 2 h reached"), "Time limit of 2 h reached.", "--timeout"),
         (failed(reason="no output for 5 m"), "No output for 5 m.", "--stall-timeout"),
         (failed(phase="build", reason="no such branch"), "No such branch.", "URL"),
+        (
+            failed(phase="build", reason="the environment of r.txt could not be made: x"),
+            "The environment",
+            "what uv said",
+        ),
         (failed(phase="start", reason="command 'x' was not found on this worker"), "Command 'x'", "--image"),
         (
             failed(phase="start", reason="image r/a:1 could not be pulled from registry r without a login: denied"),

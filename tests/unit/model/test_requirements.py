@@ -35,7 +35,7 @@ def test_included_files_and_what_uv_heeds_beside_are_gathered() -> None:
 @pytest.mark.parametrize(
     ("main", "files", "said"),
     [
-        ("r.txt", {}, "there is no file 'r.txt'"),
+        ("r.txt", {}, "there is no requirements file 'r.txt'"),
         ("r.txt", {"r.txt": "-r base.txt"}, "r.txt needs 'base.txt', which is not there"),
         ("r.txt", {"r.txt": "-r /etc/base.txt"}, "name it relative to r.txt"),
         ("r.txt", {"r.txt": "-e ."}, "r.txt names the local package '-e .'"),

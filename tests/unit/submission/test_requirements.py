@@ -30,7 +30,9 @@ def test_a_file_of_the_code_is_not_read_but_must_be_in_an_uploaded_folder(tmp_pa
     assert "requirements_files" not in item.given
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "there is no file"), (b"\xff", "byte 1 is not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "there is no requirements file"), (b"\xff", "byte 1 is not UTF-8")]
+)
 def test_a_file_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, content: bytes | None, said: str) -> None:
     if content is not None:
         (tmp_path / "r.txt").write_bytes(content)
