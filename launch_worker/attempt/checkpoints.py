@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,11 +137,12 @@ class Keeper:
         every_s: float | None,
         number: int = 0,
         refresh: Callable[[], None] = lambda: None,
+        tell: Callable[[str, str], None] | None = None,
     ) -> None:
         """`number` is that of the attempt's newest checkpoint, 0 for none.
 
-        `refresh` brings the attempt's folder up to date where the job has its files somewhere else; it may raise
-        LaunchError and OSError.
+        Where the job has its files somewhere else, `refresh` brings the attempt's folder up to date, and may raise
+        LaunchError and OSError; `tell` writes a file, by name and content, into the folder of its talk.
         """
         self.folder = Path(f"{folder.root}/{CHECKPOINT}")
         self._attempt = folder
@@ -148,6 +150,7 @@ class Keeper:
         self._every_s = every_s
         self._number = number
         self._refresh = refresh
+        self._tell = partial(tell_job, folder.talk) if tell is None else tell
         self._changed = threading.Condition()
         #: Whether the job has called a state complete: nothing else makes one complete then, but a good end.
         self._speaks = False
@@ -299,7 +302,7 @@ class Keeper:
             why = str(error)
             log.warning("checkpoint.not_taken run=%s: %s", self._attempt.run_id, error)
         if label:
-            tell_job(self._attempt.talk, TAKEN, f"{label} {why}".strip() + "\n")
+            self._tell(TAKEN, f"{label} {why}".strip() + "\n")
 
     def _is_answered(self, label: int) -> bool:
         """Whether an earlier worker of the attempt has taken the state of this label."""
@@ -381,7 +384,7 @@ class Keeper:
             log.exception("checkpoint.not_kept run=%s", run_id)
             return _LONGEST_RETRY_S
         if snapshot.label:
-            tell_job(self._attempt.talk, CHECKPOINTED, f"{snapshot.label}\n")
+            self._tell(CHECKPOINTED, f"{snapshot.label}\n")
         return None
 
     def _check(self) -> None:

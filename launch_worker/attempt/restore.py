@@ -24,8 +24,14 @@ RESUMED = {"LAUNCH_RESUMED": "1"}
 _TELL_S = 5.0
 
 
-def keeper_of(attempt: Attempt, context: WorkerContext) -> Keeper:
-    """What keeps the checkpoints of an attempt."""
+def keeper_of(
+    attempt: Attempt,
+    context: WorkerContext,
+    *,
+    refresh: Callable[[], None] = lambda: None,
+    tell: Callable[[str, str], None] | None = None,
+) -> Keeper:
+    """What keeps the checkpoints of an attempt; `refresh` and `tell` are as those of `Keeper`."""
     record, newest = attempt.record, Checkpoint.of(attempt.record.checkpoint)
     sender = Sender(
         context.settings.output_url,
@@ -37,7 +43,8 @@ def keeper_of(attempt: Attempt, context: WorkerContext) -> Keeper:
         newest=newest,
     )
     number = newest.number if newest is not None and newest.attempt == record.attempt else 0
-    return Keeper(attempt.folder, sender, every_s=attempt.spec.checkpoint_every_s, number=number)
+    every_s = attempt.spec.checkpoint_every_s
+    return Keeper(attempt.folder, sender, every_s=every_s, number=number, refresh=refresh, tell=tell)
 
 
 def take_up_checkpoints(attempt: Attempt, context: WorkerContext) -> None:
