@@ -171,6 +171,9 @@ class Stamps:
     last: float = 0.0
     unprinted: bool = False
     devices: tuple[str, ...] = ()
+    #: Epochs in the two files of its checkpoint when it began; and the last epoch that its worker has called stored.
+    found: tuple[int, int] | None = None
+    kept: int = 0
 
     @classmethod
     def read(cls, path: Path) -> Stamps:
@@ -190,6 +193,10 @@ class Stamps:
                 stamps.code, stamps.ended_at = int(more[0]), at
             elif word == "unprinted":
                 stamps.unprinted = True
+            elif word == "found":
+                stamps.found = (int(more[0]), int(more[1]))
+            elif word == "kept":
+                stamps.kept = int(more[0])
             if pid == main:
                 stamps.last_main = at
         return stamps

@@ -16,6 +16,11 @@ and of its parent's parent, the worker, and its devices), `child` and `beat` eve
     hops=S        leave a chain of processes behind, each of which forks the next within 2 ms and exits, for S seconds
     preempt=N     exit with 85 while the attempt is below N
     until=N       fail with the code while the attempt is below N, else exit with 0
+    epochs=S      count epochs of S seconds in two files of LAUNCH_CHECKPOINT_DIR, which are written one after the
+                  other, and call the folder complete after each
+
+With `epochs` it stamps `found FIRST SECOND` with what the two files had at first (0: there was none), and `kept N` for
+each epoch of which its worker has said that it is stored.
 """
 
 from __future__ import annotations
@@ -50,6 +55,48 @@ def live(seconds: float) -> None:
 def end(code: int) -> NoReturn:
     stamp("end", code)
     os._exit(code)
+
+
+def read_number(path: str) -> int:
+    """The first number in a file; 0 where there is none."""
+    try:
+        with open(path) as file:
+            return int(file.read().split()[0])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def train(seconds: float, epoch_s: float) -> None:
+    """Count epochs for so long; the two files differ for half of each."""
+    state, talk = os.environ["LAUNCH_CHECKPOINT_DIR"], os.environ["LAUNCH_RUN_DIR"]
+    first, second = os.path.join(state, "first"), os.path.join(state, "second")
+    epoch, kept = read_number(first), 0
+    stamp("found", epoch, read_number(second))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        epoch += 1
+        try:
+            write(first, str(epoch))
+            live(epoch_s / 2)
+            write(second, str(epoch))
+            with open(os.path.join(talk, "to_worker"), "a") as to_worker:
+                to_worker.write(f'{{"checkpoint": {epoch}}}\n')
+        except OSError:
+            # The disk is full: what is in the folder is called nothing.
+            stamp("unsaved")
+            os._exit(3)
+        # Until its worker has copied the folder, which may be frozen or dead.
+        while read_number(os.path.join(talk, "checkpoint_taken")) < epoch and time.monotonic() < until + 5:
+            live(0.01)
+        if read_number(os.path.join(talk, "checkpointed")) > kept:
+            kept = read_number(os.path.join(talk, "checkpointed"))
+            stamp("kept", kept)
+        live(epoch_s / 2)
 
 
 def grandchild(seconds: float, *, daemon: bool, hard: bool) -> None:
@@ -118,7 +165,10 @@ try:
         os.write(1, b"".join(b"%-63d\n" % (16 * number + more) for more in range(16)))
 except OSError:
     stamp("unprinted")
-live(float(seconds))
+if "epochs" in flags and "LAUNCH_CHECKPOINT_DIR" in os.environ:
+    train(float(seconds), float(flags["epochs"]))
+else:
+    live(float(seconds))
 if int(os.environ["LAUNCH_ATTEMPT"]) < int(flags.get("preempt", 0)):
     end(85)
 end(0 if "until" in flags and int(os.environ["LAUNCH_ATTEMPT"]) >= int(flags["until"]) else int(code))

@@ -294,8 +294,10 @@ def _submission(rng: Random, at_s: float) -> Submission:
             (rng.uniform(0.0, 1.0), 0, (f"preempt={rng.randint(2, 4)}",)),
             (rng.uniform(0.0, 1.0), 0, (f"flood={rng.randint(1, 6)}",)),
             (rng.uniform(0.0, 0.5), 0, (f"hops={rng.uniform(0.2, 2):.2f}",)),
+            (rng.uniform(2, 8), 0, (f"epochs={rng.uniform(0.05, 0.5):.2f}",)),
+            (rng.uniform(0.5, 3), rng.randint(1, 5), (f"epochs={rng.uniform(0.05, 0.3):.2f}",)),
         ),
-        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2, 10, 4),
     )[0]
     kind = rng.choices(("plain", "cancelled at its end", "later", "code", "container"), (78, 5, 6, 5, 6))[0]
     is_container = kind == "container"

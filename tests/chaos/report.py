@@ -35,6 +35,7 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
             f"{findings.came_back} proved alive or reported late"
         ),
     )
+    yield "resumed", f"{findings.resumed:6}   from a checkpoint; {findings.kept} attempts had one called stored"
     late = findings.told_s
     shares = [
         f"{int(100 * share)} % after {late[int(share * (len(late) - 1))]:.2f} s" for share in (0.5, 0.95, 1) if late

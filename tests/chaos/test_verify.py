@@ -296,3 +296,18 @@ def test_a_child_that_is_not_reaped_is_found() -> None:
     vitals.look({os.getpid(): "tests"})
     os.waitpid(child, 0)
     assert any(wrong.startswith(reaped) for wrong in vitals.wrong)
+
+
+def test_a_checkpoint_that_was_lost_or_half_is_found() -> None:
+    steps = (*ONE, ("Crashed", 3, 1, "w1 died"), ("Pending", 3, 1, ""), ("Running", 4, 2, ""), ("Finished", 5, 2, ""))
+
+    def found(kept: int, *state: int) -> list[str]:
+        before, after = stamps(2.1, 2.9, code=None), stamps(4.1, 4.9)
+        before.found, before.kept, after.found = (0, 0), kept, (state[0], state[1])
+        violations = check(facts(*steps, written={1: before, 2: after}, retries=1)).violations
+        return [text for text in violations if "checkpoint" in text]
+
+    assert found(3, 3, 3) == found(3, 5, 5) == []
+    [lost] = found(3, 2, 2)
+    assert lost.startswith(f"{_RUN}: an acknowledged checkpoint was lost: attempt 2 went on from epoch 2, and epoch 3")
+    assert found(3, 4, 3) == [f"{_RUN}: a checkpoint was half: attempt 2 found epochs 4 and 3"]

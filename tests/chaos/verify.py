@@ -80,6 +80,9 @@ class Findings:
     crashed: int = 0
     retried: int = 0
     came_back: int = 0
+    #: Attempts that went on from a checkpoint, and attempts that had one called stored.
+    resumed: int = 0
+    kept: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     tolerated: list[str] = field(default_factory=list)
@@ -163,6 +166,8 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
         findings.tolerated += [f"{run.record.id}: {text}" for text in check.tolerated]
         findings.states[run.record.state.value] += 1
         findings.attempts += len(run.attempts)
+        findings.resumed += sum(bool(stamps.found and stamps.found[0]) for stamps in run.stamps.values())
+        findings.kept += sum(stamps.kept > 0 for stamps in run.stamps.values())
         findings.came_back += sum(attempt.came_back for attempt in run.attempts)
         for before, after in zip(run.history, [*run.history[1:], None], strict=True):
             if before.state is RunState.CRASHED:
@@ -231,6 +236,7 @@ class _Check:
         self._history()
         self._final_state()
         self._executions()
+        self._checkpoints()
         for attempt in self.run.attempts:
             self._attempt(attempt)
             self._output(attempt)
@@ -289,6 +295,23 @@ class _Check:
                 self.wrong.append(
                     f"attempt {before} still lived {1000 * (last - first):.0f} ms after attempt {after} had started"
                 )
+
+    def _checkpoints(self) -> None:
+        """Each attempt went on from a whole state, which is no older than the last that was called stored before."""
+        kept, of = 0, 0
+        for number, stamps in sorted(self.run.stamps.items()):
+            if stamps.found is None:
+                continue
+            first, second = stamps.found
+            if first != second:
+                self.wrong.append(f"a checkpoint was half: attempt {number} found epochs {first} and {second}")
+            if first < kept:
+                self.wrong.append(
+                    f"an acknowledged checkpoint was lost: attempt {number} went on from epoch {first}, "
+                    f"and epoch {kept} of attempt {of} was stored"
+                )
+            if stamps.kept > kept:
+                kept, of = stamps.kept, number
 
     def _attempt(self, attempt: Attempt) -> None:
         self._outlived(attempt)
