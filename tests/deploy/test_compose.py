@@ -221,6 +221,13 @@ def a_large_output_is_whole_for_every_worker(stack: Stack) -> None:
     wait_until(lambda: stack.compose(*read) == whole, timeout_s=30, what="a neighbour reads all of it")
 
 
+def what_a_job_leaves_is_there_for_every_worker(stack: Stack) -> None:
+    run = submit(["sh", "-c", 'echo 7 > "$LAUNCH_OUTPUT_DIR/a"'], queue="gpu", api=stack.api)
+    assert run.wait(60) is RunState.FINISHED
+    read = ("exec", "-T", "worker-default", "launch-worker", "files", run.id, "a")
+    wait_until(lambda: stack.compose(*read, check=False) == "7\n", timeout_s=30, what="a neighbour reads it")
+
+
 def all_runs_are_archived(stack: Stack) -> None:
     known = sum(stack.api.store.counts().values())
 
@@ -251,6 +258,7 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
     redis_keeps_what_it_acknowledged_and_evicts_nothing(stack)
     a_large_output_is_whole_for_every_worker(stack)
+    what_a_job_leaves_is_there_for_every_worker(stack)
     the_server_needs_the_login(stack)
     all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack)
     what_a_killed_worker_could_not_deliver_its_neighbour_does(stack)
