@@ -56,6 +56,8 @@ class CurrentRun:
         #: Number of the attempt, from 1; 0 outside a run.
         self.attempt = _number(env.get("LAUNCH_ATTEMPT", ""))
         self.sweep_id = env.get("LAUNCH_SWEEP_ID", "")
+        #: Folder whose content is kept with the run; '' where none is kept.
+        self.output_dir = env.get("LAUNCH_OUTPUT_DIR", "")
         #: Folder whose content the next attempt finds again, on whatever worker; '' where none is kept.
         self.checkpoint_dir = env.get("LAUNCH_CHECKPOINT_DIR", "")
         #: Whether the folder had a checkpoint of an earlier attempt in it when this attempt began.
@@ -153,6 +155,59 @@ class CurrentRun:
                 return False
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+
+    def save(self, path: str | os.PathLike[str], base_path: str | os.PathLike[str] | None = None) -> list[str]:
+        """Copy a file or folder, or all that match a pattern, into `output_dir`; returns the paths of the copies.
+
+        As `wandb.Run.save`: the copy of a relative path has its folders too, below `base_path` (the current folder),
+        and another one has its name alone. A file that is saved again replaces the first copy; one that is in
+        `output_dir` already stays as it is. Nothing is copied where no outputs are kept. Raises FileNotFoundError.
+        """
+        # Few jobs save files.
+        import glob
+        import shutil
+
+        if not self.output_dir:
+            return []
+        pattern, copies, top = os.fspath(path), [], os.path.realpath(self.output_dir)
+        found = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"there is no {pattern!r} to save")
+        for source in found:
+            name = os.path.basename(os.path.normpath(source))
+            if base_path is not None or not os.path.isabs(source):
+                relative = os.path.relpath(source, os.curdir if base_path is None else base_path)
+                name = name if relative.startswith(os.pardir) else relative
+            target = os.path.normpath(os.path.join(top, name))
+            copies.append(target)
+            if os.path.realpath(source) == target or os.path.realpath(source).startswith(top + os.sep):
+                copies[-1] = os.path.realpath(source)
+                continue
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                if os.path.isdir(source):
+                    shutil.copytree(source, target, dirs_exist_ok=True)
+                else:
+                    partial = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.partial")
+                    try:
+                        shutil.copy2(source, partial)
+                        os.replace(partial, target)
+                    finally:
+                        if os.path.lexists(partial):
+                            os.unlink(partial)
+            except OSError as error:
+                copies.pop()
+                self._warn(f"{source!r} was not saved: {error}")
+        return copies
+
+    def _warn(self, text: str) -> None:
+        """Say something in the job's output, which may be closed."""
+        import sys
+
+        try:  # noqa: SIM105
+            sys.stderr.write(f"launch_worker: {text}\n")
+        except (OSError, ValueError, AttributeError):
+            pass
 
     def _answer(self, name: str) -> tuple[int, str]:
         """The number in a file of the worker's, 0 for none, and the reason beside it."""

@@ -221,3 +221,63 @@ def test_a_job_knows_the_time_until_its_limit(tmp_path: Path) -> None:
     assert run.time_left is not None
     assert 0 < run.time_left <= 60
     assert CurrentRun({}).time_left is None
+
+
+# -- save --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CurrentRun:
+    """A run with a folder of outputs, in another current folder."""
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "cwd/best").mkdir(parents=True)
+    (tmp_path / "cwd/best/model.pt").write_text("weights")
+    (tmp_path / "cwd/a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path / "cwd")
+    return CurrentRun({"LAUNCH_RUN_ID": "r1", "LAUNCH_OUTPUT_DIR": str(tmp_path / "outputs")})
+
+
+def outputs(run: CurrentRun) -> dict[str, str]:
+    top = Path(run.output_dir)
+    return {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
+
+
+def test_a_file_or_folder_or_pattern_is_copied_with_its_folders(saving: CurrentRun, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/b.txt").write_text("b")
+    assert saving.save("best/model.pt") == [f"{saving.output_dir}/best/model.pt"]
+    assert saving.save(tmp_path / "other/b.txt") == [f"{saving.output_dir}/b.txt"]
+    assert saving.save("../other/b.txt", base_path="..") == [f"{saving.output_dir}/other/b.txt"]
+    assert outputs(saving) == {"best/model.pt": "weights", "b.txt": "b", "other/b.txt": "b"}
+    assert len(saving.save("*")) == 2
+    assert outputs(saving)["a.txt"] == "a"
+    saving.save(tmp_path / "other")
+    assert outputs(saving)["other/b.txt"] == "b"
+
+
+def test_a_file_that_is_saved_again_is_replaced_and_one_that_is_there_stays(saving: CurrentRun) -> None:
+    saving.save("a.txt")
+    Path("a.txt").write_text("again")
+    saving.save("a.txt")
+    assert outputs(saving) == {"a.txt": "again"}
+    there = Path(saving.output_dir, "deep", "c")
+    there.parent.mkdir()
+    there.write_text("c")
+    assert saving.save(there) == [str(there)]
+    assert outputs(saving) == {"a.txt": "again", "deep/c": "c"}
+
+
+def test_what_is_not_there_is_an_error_and_what_cannot_be_copied_is_said(
+    saving: CurrentRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no 'none\.\*' to save"):
+        saving.save("none.*")
+    Path(saving.output_dir, "a.txt").mkdir()
+    assert saving.save("a.txt") == []
+    assert "launch_worker: 'a.txt' was not saved: " in capsys.readouterr().err
+    assert outputs(saving) == {}
+
+
+def test_where_no_outputs_are_kept_nothing_is_copied(tmp_path: Path) -> None:
+    assert CurrentRun({"LAUNCH_RUN_ID": "r1"}).save("none") == []
+    assert CurrentRun({}).save(tmp_path) == []
