@@ -157,8 +157,10 @@ def test_jobs_process_killed_oom_says_so_by_the_kernels_word(cluster: Cluster) -
         worker = cluster.worker()
         for pid in [worker.pid, *(child.pid for child in psutil.Process(worker.pid).children(recursive=True))]:
             (group / "cgroup.procs").write_text(str(pid))
-        run = submit([sys.executable, "-c", "x = bytearray(600 << 20); print(len(x))"], api=cluster.api)
+        eats = [sys.executable, "-c", "x = bytearray(600 << 20); print(len(x))"]
+        run = submit(eats, memory="64M..100M", api=cluster.api)
         assert run.wait(30) is RunState.FAILED
+        assert (run.record.attempt, run.record.retried, run.record.needs) == (2, "oom:1", f"0:0:{100 * MIB}")
         assert run.record.signal == "SIGKILL"
         assert "out of memory" in run.record.reason
         killed = submit(["sleep", "600"], api=cluster.api)
