@@ -118,7 +118,7 @@ class Claims:
 
         Returns None when anything is in the way: `claim` finds out what.
         """
-        if not self._intake.is_open or not self._attempts.take_slot():
+        if not self._intake.is_open or self._intake.unable or not self._attempts.take_slot():
             return None
         nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
         try:
@@ -213,9 +213,10 @@ class Claims:
     def _claim_with_needs(self, claim: _Claim) -> Answer:
         """Claim a run, and hold what it needs."""
         # A run without needs takes nothing from other claims, so plain claims need not wait for each other.
-        record, why = self._send(claim, plain=True)
-        if why != NOT_PLAIN:
-            return record, why
+        if claim.sent is not None or not self._intake.unable:
+            record, why = self._send(claim, plain=True)
+            if why != NOT_PLAIN:
+                return record, why
         # Locked until Redis has answered: a claim whose reply was lost may have been given these devices.
         with self._claiming:
             record, why = self._send(

@@ -40,10 +40,18 @@ class Intake:
 
     def note(self, record: Record, outcome: Outcome) -> None:
         """Count an attempt's end; starts a quarantine when the machine keeps jobs from starting."""
-        if self._quarantine.note(outcome, whose=record.array or record.id, now=boot_time_s()):
+        before = self.unable
+        if self._quarantine.note(outcome, whose=record.array or record.id, now=boot_time_s(), spec=record.spec):
             log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
             self._on_change(False)
             self._wake()
+        elif self.unable != before:
+            self._wake()
+
+    @property
+    def unable(self) -> tuple[str, ...]:
+        """The fields of specs, as `image`, whose runs are left to other workers for now, while there are others."""
+        return self._quarantine.unable(now=boot_time_s())
 
     def look(self) -> None:
         """End a quarantine whose time is over, and look at the disk; called at each heartbeat."""
@@ -72,5 +80,5 @@ class Intake:
         """One sentence of why no runs are taken; '' when they are."""
         if self.is_draining:
             return "the worker drains: it takes no more runs, and leaves when its jobs have ended"
-        problem = self.problem()
+        problem = self.problem() if self._quarantine.is_on else ""
         return f"the worker {problem}" if problem else ""

@@ -11,6 +11,8 @@ from launch_worker.model.units import format_duration
 WINDOW_S = 60.0
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 1800.0
+#: Fields of a run's spec that need more of the worker than to start a process, in words for people.
+_NEEDED = {"image": "a container", "uri": "code from git", "upload": "an upload", "requirements": "an environment"}
 
 
 @dataclass
@@ -27,13 +29,22 @@ class Quarantine:
     why: str = ""
     #: A sentence about what the machine has too little of for any run; '' for nothing.
     shortage: str = ""
+    #: Fields of specs (`image`, `uri`) for which starts fail here, each with the time until which other workers are to
+    #: take such runs. Runs without them go on.
+    _unable: dict[str, float] = field(default_factory=dict)
     _failed: deque[tuple[float, str]] = field(default_factory=deque)
     _pauses: int = 0
 
-    def note(self, outcome: Outcome, *, whose: str, now: float) -> bool:
-        """Count an attempt's end; True when the worker must pause from now on. `whose`: its run, or its array."""
+    def note(self, outcome: Outcome, *, whose: str, now: float, spec: str = "") -> bool:
+        """Count an attempt's end; True when the worker must pause from now on.
+
+        `whose`: its run, or its array; `spec`: the text of its spec.
+        """
         if outcome.engine_fault or (outcome.worker_fault and outcome.phase == "build"):
             # A fault of the engine, or of the fetch of code (git), keeps no other run from starting.
+            by_fetch = [name for name in _NEEDED if name != "image" and f'"{name}":' in spec]
+            found = ["image"] if outcome.engine_fault else by_fetch
+            self._unable |= dict.fromkeys(found, now + FIRST_PAUSE_S)
             return False
         if not outcome.worker_fault:
             if outcome.phase in ("agent", "build", "start"):
@@ -60,6 +71,10 @@ class Quarantine:
         """Whether a pause has just run out; the next failures in a row make a longer pause."""
         return self.until is not None and now >= self.until
 
+    def unable(self, *, now: float) -> tuple[str, ...]:
+        """The fields of specs whose runs other workers are to take, while there are others."""
+        return tuple(name for name, until in self._unable.items() if now < until)
+
     def lift(self) -> None:
         """End the pause."""
         self.until, self.why = None, ""
@@ -74,5 +89,6 @@ class Quarantine:
         if self.shortage:
             return f"takes no runs for now: {self.shortage}"
         if self.until is None:
-            return None
+            found = " or ".join(_NEEDED[name] for name in self.unable(now=now))
+            return f"fails to start runs with {found}: other workers are to take them for now" if found else None
         return f"takes no runs for {format_duration(max(1.0, self.until - now))} more: {self.why}"

@@ -114,6 +114,7 @@ class Registration:
             backfill_s=self._settings.backfill_s,
             prefetch_s=self._config.prefetch_seconds,
             before_us=self.before_us,
+            unable=self._intake.unable,
         )
 
     def renew(self) -> Pulse:
@@ -230,6 +231,7 @@ class Registration:
             "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
             "memory": {"total": total.memory, "free": free.memory},
             "state": self._state(),
+            "unable": self._intake.unable,
             "problem": "; ".join(
                 filter(None, [self._vitals.stuck() or self._intake.problem(), self._attempts.trouble])
             ),

@@ -132,6 +132,9 @@ def _answer(record: Record, worker: Mapping[str, Any]) -> WorkerAnswer:
     if not is_consumer:
         return WorkerAnswer(name, host, False, (f"it does not consume queue {record.queue}",))
     again = ["the run shall not be tried on it again while another worker may take it"] if record.avoid == name else []
+    unable = worker.get("unable")
+    if isinstance(unable, Sequence) and any(f'"{field}":' in record.spec for field in unable):
+        again.append("it fails to start such runs for now")
     return WorkerAnswer(name, host, True, (*again, *_of_state(worker), *_of_room(record, worker)))
 
 

@@ -107,11 +107,14 @@ class FreeCapacity:
     schedulers: int = 1
     #: Version of the newest item format that the worker reads.
     version: int = item_schema.VERSION
+    #: Fields of specs, as `image`, for which starts fail on the worker: other workers are to take such runs.
+    unable: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         fixed = _fixed(self.owner, self.queues, self.total, self.backfill_s, self.prefetch_s, self.version)
+        unable = f'"unable": {json.dumps(self.unable)}, ' if self.unable else ""
         return (
-            f'{fixed}"slots": {self.slots}, "schedulers": {self.schedulers}, "gpus": {self.gpus}, '
+            f'{fixed}{unable}"slots": {self.slots}, "schedulers": {self.schedulers}, "gpus": {self.gpus}, '
             f'"cpus": {self.cpus}, "memory": {self.memory}, "before_us": {self.before_us}}}'
         )
 

@@ -50,6 +50,7 @@ class Worker:
         self.prefetch_s = prefetch_s
         self.before_us = 0
         self.state = "running"
+        self.unable: tuple[str, ...] = ()
         self.jobs: dict[str, Record] = {}
         self.beat()
 
@@ -76,13 +77,14 @@ class Worker:
             backfill_s=self.backfill_s,
             prefetch_s=self.prefetch_s,
             before_us=self.before_us,
+            unable=self.unable,
         )
 
     @property
     def description(self) -> dict[str, Any]:
         gpus, cpus, memory = self.total
         amounts = {"devices": [{}] * gpus, "cpus": {"total": cpus / 1000}, "memory": {"total": memory}}
-        return {"owner": self.owner, "worker": self.name, "state": self.state, **amounts}
+        return {"owner": self.owner, "worker": self.name, "state": self.state, "unable": self.unable, **amounts}
 
     def beat(self) -> None:
         self.store.heartbeat(

@@ -597,6 +597,8 @@ def test_without_an_engine_container_runs_go_back_to_their_queue_and_processes_g
         assert "does not answer at unix://" in said
         assert "start it, or set DOCKER_HOST" in said
         assert not run.record.state.is_final
+    said = "fails to start runs with a container: other workers are to take them for now"
+    assert cluster.api.store.workers()[0]["problem"] == said
     assert ended(submit(["true"], api=cluster.api)) is RunState.FINISHED
     assert worker.process.poll() is None
 

@@ -12,7 +12,7 @@
 --   has expired, or is of a group of which too many runs failed: it is Killed;
 --   breaks a limit: it is parked;
 --   does not fit into this worker: it is given to another worker, or parked;
---   shall not be tried again by this worker, and another one may take it: it is given to that one, or parked;
+--   shall not be tried again by this worker, or is one of those that it fails to start now, and another one may take it: it is given to that one, or parked;
 --   is a scheduler, and this worker may run no more of them: it is given to another worker, or looked at again later;
 --   has a newer format: it is parked in the group version:N, from which newer workers fetch it (heartbeat).
 -- A repeated nonce gets the same answer. A worker can make plain claims at the same time; a plain claim of a run that
@@ -106,10 +106,12 @@ local function claim(id, seq)
     return {0, why}
   end
   local needs, again_here = parse_needs(run[8] or ''), ''
-  if get(id, 'avoid')[1] == worker then
-    local is_any, other, free = APART.look(worker, run[7], version, needs, now)
+  local is_avoided = get(id, 'avoid')[1] == worker
+  if is_avoided or (capacity and APART.is_unable(id, capacity.unable)) then
+    local is_any, other, free = APART.look(id, worker, version, needs, now)
     if is_any then
-      local why = 'not on ' .. worker .. ' again, which failed it: waiting for another worker'
+      local why = 'not on ' .. worker .. (is_avoided and ' again, which failed it' or ', which fails to start such runs')
+        .. ': waiting for another worker'
       withdraw(id)
       put_in_line(id, now)
       if due then
@@ -122,7 +124,7 @@ local function claim(id, seq)
       release(id, now)
       return {0, why}
     end
-    again_here = 'on ' .. worker .. ' again, for no other worker may take it'
+    if is_avoided then again_here = 'on ' .. worker .. ' again, for no other worker may take it' end
   end
   local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
   if capacity and scheduler == '1' and (tonumber(capacity.schedulers) or 1) <= 0 then

@@ -145,3 +145,24 @@ def test_a_person_may_ask_for_another_worker(store: Store) -> None:
     other = Worker(store, owner="w2")
     assert store.requeue(run_id, reason="once more", elsewhere=True) == ""
     assert (first.work(), other.work()) == ([], [run_id])
+
+
+def test_a_worker_that_fails_to_start_containers_leaves_them_to_others_and_takes_the_rest(store: Store) -> None:
+    hurt, also_hurt = Worker(store, owner="w1"), Worker(store, owner="w2")
+    for worker in (hurt, also_hurt):
+        worker.unable = ("image",)
+        worker.beat()
+    sound = Worker(store, owner="w3", slots=1)
+    container, other = new_run(store, image="busybox"), new_run(store, image="busybox")
+    process = new_run(store)
+    assert hurt.work() == [process]
+    assert also_hurt.work() == []
+    said = "not on w1, which fails to start such runs: waiting for another worker"
+    assert store.get(other).reason == said
+    assert sound.work() == [container]
+    sound.end(container)
+    assert (also_hurt.work(), hurt.work(), sound.work()) == ([], [], [other])
+    sound.end(other)
+    store.goodbye("w3", queues=["default"])
+    alone = new_run(store, image="busybox")
+    assert hurt.work() == [alone], "no other worker may take it"

@@ -25,8 +25,8 @@ class Idle:
     prefetch_s = 0.0
 
     def free_capacity(self) -> FreeCapacity:
-        left = {"slots": 1, "gpus": 0, "cpus": 1, "memory": 1}
-        return FreeCapacity("w", ("default",), **left, total=(0, 1, 1), backfill_s=1, prefetch_s=self.prefetch_s)
+        total = (0, 1, 1)
+        return FreeCapacity("w", ("default",), 1, *total, total=total, backfill_s=1, prefetch_s=self.prefetch_s)
 
     def renew(self) -> Pulse:
         return Pulse([], pass_age_s=0.0, next_due=0, now=0)

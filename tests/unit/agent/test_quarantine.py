@@ -55,5 +55,16 @@ def test_what_only_the_fetch_of_code_needs_keeps_no_other_run_away() -> None:
     """A worker without git starts all runs that bring no code from git."""
     quarantine = Quarantine(after=1)
     no_git = Outcome(RunState.FAILED, reason="git is not installed", phase="build", worker_fault=True)
-    assert not quarantine.note(no_git, whose="a", now=0.0)
+    assert not quarantine.note(no_git, whose="a", now=0.0, spec='{"uri": "https://h/r"}')
     assert not quarantine.is_on
+    assert (quarantine.unable(now=29.0), quarantine.unable(now=30.0)) == (("uri",), ())
+    assert quarantine.describe(now=1.0) == (
+        "fails to start runs with code from git: other workers are to take them for now"
+    )
+
+
+def test_without_its_engine_a_worker_leaves_containers_to_others() -> None:
+    quarantine = Quarantine(after=1)
+    away = Outcome(RunState.FAILED, reason="no answer", phase="start", worker_fault=True, engine_fault=True)
+    assert not quarantine.note(away, whose="a", now=0.0, spec='{"image": "a", "uri": "https://h/r"}')
+    assert (quarantine.is_on, quarantine.unable(now=1.0)) == (False, ("image",))

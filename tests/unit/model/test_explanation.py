@@ -66,6 +66,8 @@ def explained(why: str = "", worker: dict[str, Any] | None = None, around: Any =
             {"avoid": "gpu@a"},
             ("the run shall not be tried on it again while another worker may take it",),
         ),
+        ({"unable": ["image"]}, {"spec": '{"image": "busybox"}'}, ("it fails to start such runs for now",)),
+        ({"unable": ["image"]}, {"spec": '{"command": ["a"]}'}, ()),
         # What a person sees who may not see all: what is free is not told.
         ({"cpus": {"total": 4, "free": None}, "room": None, "slots": None}, {"needs": "2:2000:0"}, ()),
     ],
