@@ -14,6 +14,7 @@ from launch_worker.agent.leases import lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.kept_folders import kept_folders
 from launch_worker.attempt.prepare import ending_of
 from launch_worker.attempt.supervise import asked_of
 from launch_worker.attempt.talk import read_words
@@ -23,6 +24,7 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.runners.job import TERM_ALL, Gone, Job, Lease
+from launch_worker.runners.kept_folder import KeptFolder
 from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.runner import ProcessRunner
@@ -210,18 +212,31 @@ class Adopter:
             events=queue.SimpleQueue(),
             output=folder.output,
             former_exit=former_exit,
+            keeps=self._kept_folders(folder, record),
         )
         if watcher is not None:
             watcher.unwatch(folder.key)
         self._carry_on(adopted, folder, job)
 
+    def _kept_folders(self, folder: AttemptFolder, record: Record) -> tuple[KeptFolder, ...]:
+        """The folders of an attempt's container that are kept; none where they have no place here. Never raises."""
+        try:
+            return kept_folders(folder, parse_spec(record.spec), self._settings)
+        except (InputError, OSError) as error:
+            log.error("folders.not_kept run=%s: %s", record.id, error)
+            return ()
+
     def remove_container(self, folder: AttemptFolder) -> None:
-        """Remove the containers of an attempt; while the engine is away that is left to `clear_containers`."""
+        """Remove the containers of an attempt, once what they have left is copied.
+
+        While the engine is away that is left to `clear_containers`.
+        """
         try:
             runner = self._containers.runner()
             for container, labels in runner.find(self._outage.repeat(self._containers.system), folder.run_id):
                 if labels.token == folder.token:
-                    runner.remove(container)
+                    record = folder.read_record()
+                    runner.remove(container, keeps=() if record is None else self._kept_folders(folder, record))
         except LaunchError as error:
             log.warning("container.not_removed run=%s: %s", folder.run_id, error)
 

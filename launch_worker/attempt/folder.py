@@ -165,10 +165,18 @@ class AttemptFolder:
         self._has_outputs = True
         return outgoing.make_outputs(self.root, patterns)
 
+    def outputs_of_container(self, patterns: tuple[str, ...]) -> Path:
+        """The folder for a copy of the outputs of a container, which another worker may have made. Raises OSError."""
+        with contextlib.suppress(FileExistsError):
+            self.make_outputs(patterns)
+        return outgoing.files_of(self.root)
+
     @property
     def has_outputs(self) -> bool:
-        """Whether the job has left outputs by now."""
-        return self._has_outputs is not False and outgoing.has_outputs(self.root)
+        """Whether the job has left outputs by now; a container may have, as far as is known before it has ended."""
+        if self._has_outputs is False:
+            return False
+        return outgoing.has_outputs(self.root) or (self.is_container and outgoing.files_of(self.root).exists())
 
     def leave_outputs(self) -> bool:
         """Leave the outputs of an ended job to those who send them; returns whether there are some. Raises OSError.

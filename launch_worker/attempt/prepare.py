@@ -15,6 +15,7 @@ from typing import Any
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, in_environment, job_environment
 from launch_worker.attempt.folder_reuse import CONFIG
+from launch_worker.attempt.kept_folders import OUTPUTS, kept_folders
 from launch_worker.attempt.restore import RESUMED, keeper_of
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
@@ -243,6 +244,9 @@ def _container(
         wandb_env=context.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
+    keeps = kept_folders(attempt.folder, spec, context.settings)
+    if keeps:
+        env["LAUNCH_OUTPUT_DIR"] = f"{LAUNCH_DIR}/{OUTPUTS}"
     labels = Labels(
         system=context.system(),
         run=record.id,
@@ -256,6 +260,7 @@ def _container(
     def new(code: Path | None) -> NewContainer:
         arguments = _arguments(spec) if spec.sweep else None
         folders = {INPUTS: attempt.folder.path / INPUTS} if spec.inputs else {}
+        empty = (OUTPUTS,) if keeps else ()
         return NewContainer(
             plan,
             spec.command,
@@ -263,7 +268,7 @@ def _container(
             env,
             cwd=_folder_in_container(attempt, code),
             gpus=record.gpus,
-            files=Files(_config(record, spec), code, arguments=arguments, folders=folders),
+            files=Files(_config(record, spec), code, arguments=arguments, folders=folders, empty=empty),
             stop_signal=spec.stop_signal,
             stops_all=spec.stop_scope == "all",
             late_env=partial(_deadline, attempt),
@@ -279,6 +284,7 @@ def _container(
         enter=enter,
         before_start=attempt.await_start,
         is_lapsed=lambda: attempt.is_lapsed,
+        keeps=keeps,
     )
 
 

@@ -20,17 +20,22 @@ from typing import NamedTuple
 
 from launch_worker.errors import InputError
 from launch_worker.model.outputs import check_outputs
+from launch_worker.outputs.manifest import LeftOut, Manifest
 from launch_worker.untrusted.removal import opened, remove_tree
 from launch_worker.untrusted.text import read_map
 
 #: Names within an attempt's folder, and within the folder of its outputs.
 OUTPUTS = "outputs"
 _FILES, _ABOUT = "files", "about.json"
+#: Name of the file that says what a container has left out of `files`; there only if there is such.
+_LEFT_OUT = "files.left_out.json"
 _NAME = re.compile(r"([0-9A-Za-z]{1,100})\.([0-9]{1,19})\.([0-9]{1,19})")
 #: Beginning of the name of outputs that are sent and not deleted yet.
 _SENT = ".sent."
 #: Bytes of a file about outputs that are read.
 _MAX_ABOUT = 1 << 20
+#: Characters of the file about what was left out of a copy that are read, and files that are named in it, at most.
+_MAX_LEFT_OUT, _NAMED = 8 << 20, 1000
 
 
 def make_outputs(attempt_folder: str, patterns: tuple[str, ...]) -> str:
@@ -42,6 +47,11 @@ def make_outputs(attempt_folder: str, patterns: tuple[str, ...]) -> str:
             json.dump({"patterns": patterns}, about)
     os.mkdir(f"{folder}/{_FILES}", 0o700)
     return f"{folder}/{_FILES}"
+
+
+def files_of(attempt_folder: str) -> Path:
+    """The folder of a job's outputs in its attempt's folder."""
+    return Path(attempt_folder) / OUTPUTS / _FILES
 
 
 def has_outputs(attempt_folder: str) -> bool:
@@ -62,6 +72,9 @@ def leave_outputs(work_dir: Path, attempt_folder: str) -> bool:
     kept = outgoing_folder(work_dir) / os.path.basename(attempt_folder)
     if os.path.islink(folder):
         os.unlink(folder)  # the job has put it there
+    if os.path.lexists(f"{folder}/{_LEFT_OUT}"):
+        _move(folder, kept)
+        return True
     try:
         os.rmdir(f"{folder}/{_FILES}")
     except FileNotFoundError:
@@ -177,6 +190,17 @@ class Outgoing:
         except (OSError, InputError):
             return ()
         return patterns
+
+    def left_out(self) -> Manifest:
+        """What was not copied out of the job's container, as a manifest of no files."""
+        try:
+            fd = os.open(self.folder / _LEFT_OUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            with open(fd, encoding="utf-8", errors="replace") as file:
+                known = read_map(file.read(_MAX_LEFT_OUT))
+            named = tuple(LeftOut(str(path), str(why)) for path, why in known["paths"][:_NAMED])
+            return Manifest(self.run_id, self.attempt, (), named, max(len(named), int(known["count"])))
+        except (OSError, ValueError, TypeError, KeyError):
+            return Manifest(self.run_id, self.attempt)
 
     def delete(self) -> None:
         """Delete them, once they are sent. Raises OSError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launch_worker.errors import LaunchError
@@ -194,6 +194,12 @@ class OutputSender:
                 )
         except (FileNotFoundError, NotADirectoryError):
             manifest = Manifest(run_id, attempt)  # a process that got away has put something else there
+        not_copied = outgoing.left_out()
+        manifest = replace(
+            manifest,
+            left_out=(*manifest.left_out, *not_copied.left_out),
+            left_out_count=manifest.left_out_count + not_copied.left_out_count,
+        )
         if manifest.files or manifest.left_out_count:
             self._stored.put_manifest(manifest)
         return manifest

@@ -209,3 +209,72 @@ def test_a_store_that_is_away_harms_no_run_and_gets_all_when_it_is_back(
         assert kept.content(kept.manifest(run))["a.txt"] == b"hello\n"
     assert "outputs.store_answers" in worker.log
     assert s3.secret not in worker.log
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_container_leaves_is_kept_however_it_ends_and_whoever_it_is(
+    cluster: Cluster, kept: Kept, engine: Any, busybox_image: str
+) -> None:
+    worker = cluster.worker(slots=5, env={"LAUNCH_OUTPUT_BYTES": "1000"})
+
+    def run(script: str, **options: Any) -> Run:
+        return kept.run(script, image=busybox_image, **options)
+
+    finished = run(LEAVES, container={"read_only": True, "user": "nobody"})
+    failed = run(f"{LEAVES}; exit 3", retries=1)
+    hungry = run(f"{LEAVES}; tail -c 90000000 /dev/zero", memory="32M")
+    killed = run(f"trap '' TERM; {LEAVES}; echo started; while :; do sleep 1; done")
+    chosen = run(f'{LEAVES}; ln -s a.txt link; head -c 1001 /dev/zero > "$LAUNCH_OUTPUT_DIR/deep/c"', outputs=["deep"])
+    nothing = run('test -w "$LAUNCH_OUTPUT_DIR"')
+    user = kept.run(
+        'cat "$LAUNCH_INPUT_DIR/taken/b"; echo more >>"$LAUNCH_INPUT_DIR/taken/b"',
+        inputs=[f"{finished.id}:deep:taken"],
+        image=busybox_image,
+        container={"user": "12345", "read_only": True},
+    )
+    wait_until(lambda: b"started" in killed.logs(), what="the job has left its files")
+    killed.cancel(grace_s=0.2)
+    for each in (finished, failed, hungry, killed, chosen, nothing, user):
+        each.wait(timeout=60)
+    both = {"a.txt": b"hello\n", "deep/b": b"1\n"}
+    for each in (finished, failed, hungry, killed):
+        assert kept.content(kept.manifest(each)) == both
+    assert kept.content(kept.manifest(failed, 2)) == both | {"deep/b": b"2\n"}
+    assert kept.content(kept.manifest(chosen)) == {"deep/b": b"1\n"}
+    assert [(one.path, one.why) for one in kept.manifest(chosen).left_out] == [
+        ("deep/c", "the files have more than 1,000 bytes")
+    ]
+    assert "out of memory" in hungry.refresh().reason
+    assert killed.state is RunState.KILLED
+    assert (nothing.state, nothing.refresh().outputs) == (RunState.FINISHED, "")
+    assert (user.state, user.logs()) == (RunState.FINISHED, b"1\n")
+    kept.wait_until_nothing_waits()
+    assert "Traceback" not in worker.log
+    assert engine.api.containers(all=True, filters={"label": f"launch.system={cluster.api.store.system()}"}) == []
+
+
+def test_the_next_worker_keeps_what_a_container_leaves_that_it_adopts_or_may_not(
+    cluster: Cluster, kept: Kept, engine: Any, busybox_image: str
+) -> None:
+    """The second one has a later attempt by then, elsewhere: what the first left is copied before it is removed."""
+    env = {"LAUNCH_LEASE_S": "4"}
+    first = cluster.worker(slots=2, env=env)
+    script = f"{LEAVES}; echo started; while [ ! -e /tmp/go ]; do sleep 0.1; done"
+    runs = [kept.run(script, image=busybox_image, retries=retries) for retries in (0, 1)]
+    for run in runs:
+        wait_until(lambda run=run: b"started" in run.logs(), what="the job has left its files")  # type: ignore[misc]
+    first.kill()
+    cluster.beat()
+    over = ["Crashed", "Pending"]
+    wait_until(lambda: [run.refresh().state.value for run in runs] == over, timeout_s=40, what="the leases are over")
+    runs[1].cancel()
+    cluster.worker(slots=2, name="w2", env=env)
+    wait_until(lambda: runs[0].refresh().state is RunState.RUNNING, what="it is adopted")
+    (entry,) = engine.api.containers(filters={"label": f"launch.run={runs[0].id}"})
+    engine.api.exec_start(engine.api.exec_create(entry["Id"], ["touch", "/tmp/go"])["Id"])
+    assert runs[0].wait(timeout=40) is RunState.FINISHED
+    for run in runs:
+        assert kept.content(kept.manifest(run)) == {"a.txt": b"hello\n", "deep/b": b"1\n"}
+    assert engine.api.containers(all=True, filters={"label": f"launch.system={cluster.api.store.system()}"}) == []

@@ -28,12 +28,14 @@ from launch_worker.model.units import format_duration
 from launch_worker.runners.container.ask import ask
 from launch_worker.runners.container.config import Labels, NewContainer, host_config
 from launch_worker.runners.container.engine import Engine, clear_errors
+from launch_worker.runners.container.folders import keep
 from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.images import Images
 from launch_worker.runners.container.into import Files, archive_of
 from launch_worker.runners.container.registry_auth import Credentials
 from launch_worker.runners.container.start import PATIENCE_S
+from launch_worker.runners.container.state import look_at
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import LAPSED, Lease
@@ -204,14 +206,21 @@ class ContainerRunner:
                     text = f"what attempt {theirs.attempt} left on this engine could not be removed: {error}"
                     raise StartError(text, worker_fault=True) from None
 
-    def remove(self, container: str, *, has_run: bool = False) -> None:
-        """Kill and remove a container, with its anonymous volumes.
+    def remove(self, container: str, *, has_run: bool = False, keeps: Sequence[KeptFolder] = ()) -> None:
+        """Kill and remove a container, with its anonymous volumes, once copies of the folders `keeps` are made.
 
         `has_run`: the engine has said that it ran. Raises EngineAwayError, StartError: the container is still there.
         """
         try:
             if not has_run:
                 end_forgotten(self.engine, container)
+            if keeps:
+                self._kill(container)
+            for kept in keeps:
+                try:
+                    keep(self.engine, container, kept)
+                except OSError as error:
+                    log.error("folder.not_kept container=%s: %s", container[:12], error)
             with clear_errors():
                 self.engine.worker().remove_container(container, v=True, force=True)
         except NoContainerError:
@@ -221,6 +230,17 @@ class ContainerRunner:
         except StartError as error:
             if "already in progress" not in str(error):
                 raise
+
+    def _kill(self, container: str) -> None:
+        """Kill a container, and wait until it has ended. Raises EngineAwayError, NoContainerError, StartError."""
+        while look_at(self.engine, container).is_running:
+            with clear_errors():
+                try:
+                    self.engine.worker().kill(container)
+                except docker.errors.APIError as error:
+                    if "is not running" not in str(error.explanation):
+                        raise
+            time.sleep(0.05)
 
     def remove_unstarted(self, container: str) -> bool:
         """Remove a container that the engine calls created; whether its job may have run nevertheless.
