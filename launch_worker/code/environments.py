@@ -27,7 +27,7 @@ from launch_worker.code.cache import HELD, locked, remove, throw_away_old
 from launch_worker.code.patience import Patience
 from launch_worker.code.uv import Uv, UvError, explain, settings_of_uv
 from launch_worker.errors import CodeError, InputError, LaunchError
-from launch_worker.model.requirements import AUTO, FOUND, LOCK, MAX_CODE_BYTES, NONE, gather, is_file, kind_of
+from launch_worker.model.requirements import AUTO, FOUND, LOCK, MAX_CODE_BYTES, NONE, PROJECT, gather, is_file, kind_of
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.disk import shortage_of
 from launch_worker.settings import Settings
@@ -199,7 +199,9 @@ class Environments:
             env = {"UV_PROJECT_ENVIRONMENT": str(venv)}
             uv.run("sync", "--locked", "--no-install-project", *python, folder=inside, env=env)
             return
-        uv.run("venv", "--quiet", *python, "--", str(venv), folder=inside)
+        # Without a project of its own it would look for one in the folders above.
+        alone = () if kind == PROJECT else ("--no-project",)
+        uv.run("venv", "--quiet", *alone, *python, "--", str(venv), folder=inside)
         if kind:
             uv.run("pip", "install", "--python", str(venv), "-r", os.path.basename(wanted.main), folder=inside)
 
@@ -218,7 +220,7 @@ class Environments:
             # What only the cache has is the rest.
             try:
                 quick = replace(uv, patience=Patience.of(_EMPTY_CACHE_S), on_line=lambda _: None)
-                quick.run("cache", "clean", folder=self.folder)
+                quick.run("cache", "clean", folder=self.folder, env={"UV_CACHE_DIR": str(self.cache)})
             except UvError as error:
                 log.warning("environments.cache_not_emptied folder=%s: %s", self.cache, error)
 
@@ -241,7 +243,12 @@ def folder_of(settings: Settings) -> Path:
 
 def kept(folder: Path) -> tuple[int, int]:
     """The number of environments in that folder, and the bytes of disk that they and uv's cache take."""
-    return sum(1 for _ in folder.glob(f"*/{_MADE}")), disk_bytes(folder)
+    return len(kept_in(folder)), disk_bytes(folder)
+
+
+def kept_in(folder: Path) -> list[str]:
+    """The keys of the environments in that folder."""
+    return [mark.parent.name for mark in folder.glob(f"*/{_MADE}")]
 
 
 def disk_bytes(folder: Path) -> int:

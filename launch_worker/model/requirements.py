@@ -16,8 +16,9 @@ AUTO, NONE = "auto", "none"
 FOUND = ("uv.lock", "pylock.toml", "pyproject.toml", "requirements.txt")
 #: Kinds of a file, by what uv does with it.
 LOCK, PYLOCK, PROJECT, LIST = "lock", "pylock", "project", "list"
-#: Files beside another one that uv heeds.
-_BESIDE = (".python-version", "uv.toml")
+#: Files that uv heeds beside one of each kind.
+_BESIDE = {LOCK: (".python-version", "uv.toml"), PROJECT: (".python-version", "uv.toml")}
+_BESIDE_OTHERS = ("uv.toml",)
 #: Bytes of all files that go with a run, and that a worker reads from the code; and their number.
 MAX_BYTES = 256 * 1024
 MAX_CODE_BYTES = 16 << 20
@@ -97,7 +98,7 @@ def gather(main: str, read: Callable[[str], str | None], *, limit_bytes: int = M
         for local in _LOCAL_SOURCE.findall(found[main]):
             if local != ".":
                 raise _local(main, local)
-    for name in _BESIDE:
+    for name in _BESIDE.get(kind, _BESIDE_OTHERS):
         path = posixpath.join(posixpath.dirname(main), name)
         if path not in found and (beside := read(path)) is not None:
             found[path] = beside

@@ -367,7 +367,7 @@ def _check_code(uri: str, upload: str) -> None:
 
 def _check_environment(spec: RunSpec) -> None:
     # Imported on demand: start-up time of `launch-submit`.
-    from launch_worker.model.requirements import NONE, check_files, is_file
+    from launch_worker.model.requirements import AUTO, NONE, check_files, is_file
 
     if spec.image and spec.requirements != NONE:
         raise environment_of_container(spec)
@@ -375,6 +375,11 @@ def _check_environment(spec: RunSpec) -> None:
     has_code = bool(spec.uri or spec.upload)
     if spec.requirements_files and has_code:
         raise InputError("the requirements are a file of the code, which comes by itself; leave out requirements_files")
+    if spec.requirements == AUTO and not has_code:
+        raise InputError(
+            "requirements are found by themselves in the code of a run, and this one brings none; name a file, or send "
+            "the code"
+        )
     if is_file(spec.requirements) and not (has_code or spec.requirements_files):
         raise InputError(
             f"the content of {spec.requirements!r} must come along, for the run brings no code: give it as "

@@ -23,13 +23,13 @@ def test_included_files_and_what_uv_heeds_beside_are_gathered() -> None:
         ),
         "base.txt": "--constraint envs/more/pins.txt\nnumpy @ https://x/numpy.whl\n",
         "envs/more/pins.txt": "numpy<3\n",
-        "envs/.python-version": "3.12\n",
+        "envs/uv.toml": "[pip]\n",
         "other.txt": "",
     }
     assert gather("envs/gpu.txt", files.get) == {name: text for name, text in files.items() if name != "other.txt"}
-    locked = {"uv.lock": LOCK.format(source='virtual = "."'), "pyproject.toml": "[project]"}
+    locked = {"uv.lock": LOCK.format(source='virtual = "."'), "pyproject.toml": "[project]", ".python-version": "3.12"}
     assert gather("uv.lock", locked.get) == locked
-    assert list(gather("pyproject.toml", locked.get)) == ["pyproject.toml"]
+    assert list(gather("pyproject.toml", locked.get)) == ["pyproject.toml", ".python-version"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,7 @@ def test_a_file_of_the_code_is_inside_it(path: str) -> None:
     ("given", "said"),
     [
         ({"requirements": "r.txt"}, "must come along"),
+        ({"requirements": "auto"}, "name a file, or send the code"),
         ({"requirements": "r.txt", "requirements_files": {"s.txt": ""}}, "are not among the files"),
         ({"requirements": "r.txt", "requirements_files": {"r.txt": "", "../s": ""}}, "could lead out"),
         ({"requirements": "r.txt", "requirements_files": {"r.txt": ""}, "upload": "a" * 64}, "leave out"),
