@@ -3,6 +3,8 @@
     launch-submit --follow -- python3 examples/train_iris.py --epochs 20
 
 One sees the run's id, then a line for each epoch as it comes, with a loss that falls, then the final loss and accuracy.
+Where workers have LAUNCH_OUTPUT_URL, as those of `launch-worker dev`, its model is kept, and fetched by
+`launch-worker files @ --get results`.
 """
 
 from __future__ import annotations
@@ -143,6 +145,9 @@ def main() -> None:
         print(f"epoch {epoch}/{args.epochs} loss={loss:.4f} accuracy={accuracy:.4f}", flush=True)
         time.sleep(args.pause)
     print(f"final loss={loss:.4f} accuracy={accuracy:.4f}", flush=True)
+    if left := os.environ.get("LAUNCH_OUTPUT_DIR"):
+        # What is there at the end is kept with the run.
+        (Path(left) / "model.json").write_text(json.dumps(model._asdict()), encoding="utf-8")
     if os.environ.get("LAUNCH_RUN_ID"):
         # A last line of JSON is the summary of a sweep's run.
         print(json.dumps({"loss": loss, "accuracy": accuracy}), flush=True)

@@ -80,7 +80,8 @@ def fill(folder: Path, env: dict[str, str]) -> dict[str, str]:
     run("launch-worker", "users", "add", "lin", "--role", "operator", text="correct horse battery\n")
     run("launch-worker", "groups", "set", "ml", "--add", "ada")
     run("launch-worker", "allowances", "set", "user:ada", "--running", "4", "--gpus", "8")
-    shutil.copy(ROOT / "examples" / "metrics.py", folder)
+    for name in ("metrics.py", "train_iris.py", "iris.csv"):
+        shutil.copy(ROOT / "examples" / name, folder)
     ids = {
         "failed": submit(
             *("--name", "etl-clean", "--project", "team/etl", "--", "python3", "-c"),
@@ -89,6 +90,7 @@ def fill(folder: Path, env: dict[str, str]) -> dict[str, str]:
         "finished": submit(
             "--name", "metrics", "--project", "team/vision", "--tag", "demo", "--", "python3", "metrics.py"
         ),
+        "left": submit("--name", "iris", "--project", "team/iris", "--", "python3", "train_iris.py", "--epochs", "3"),
         "running": submit(
             *("--name", "resnet50-lr3e4", "--project", "team/vision", "--timeout", "2h", "--", "bash", "-c"),
             'for i in $(seq 1 7200); do echo "epoch $((i / 60 + 1)) loss 0.$((RANDOM % 900 + 100))"; sleep 1; done',

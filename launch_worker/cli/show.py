@@ -137,7 +137,7 @@ def _next(
         if tail or (record.attempt and record.state is RunState.FINISHED):
             found = [(f"launch-worker logs {run_id}", "all of its output")]
         if number_of_files(shown):
-            found += [(f"launch-worker files {run_id} --get {run_id}", "fetches what is kept with it")]
+            found += [(f"launch-worker files {run_id} --get results", "fetches what it left")]
         if record.state is not RunState.FINISHED and "attempts" not in shown:
             found += [(f"launch-worker retry {run_id}", "another attempt")]
         if hint.ask and (command := _command_with(shown, hint.ask)):
