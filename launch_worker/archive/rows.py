@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from launch_worker.model.kept_outputs import read_outputs
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import MAX_BYTES, Usage
@@ -172,13 +173,17 @@ def attempts_of(record: Record, lines: Sequence[tuple[int, Transition, Mapping[s
         if record.state.value == newest["state"] or record.state is RunState.PENDING:
             # A run that waits for its next attempt has the words of the last one yet.
             newest |= {name: now[name] for name in ("exit_code", "signal", "phase", "message")}
+    for number_of, kept in read_outputs(record.outputs).items() if record.outputs else ():
+        if number_of in found:
+            found[number_of]["output_bytes"] = kept.bytes
     return list(found.values())
 
 
 def attempt(run_id: str, number_of: int) -> Row:
     """An attempt of which nothing is known yet."""
     texts = dict.fromkeys(("worker", "host", "gpus", "state", "signal", "phase", "reason", "message"), "")
-    return {"run_id": run_id, "attempt": number_of, "started_at": None, "ended_at": None, "exit_code": None} | texts
+    unknown = dict.fromkeys(("started_at", "ended_at", "exit_code"))
+    return {"run_id": run_id, "attempt": number_of, "output_bytes": 0} | unknown | texts
 
 
 def usage(run_id: str, number_of: int, text: str) -> Row | None:

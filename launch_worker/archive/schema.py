@@ -136,6 +136,8 @@ attempts = Table(
     _text("phase"),
     _text("reason"),
     _text("message"),
+    #: Bytes of the outputs that are kept of it.
+    _number("output_bytes"),
     sqlite_with_rowid=False,
 )
 

@@ -29,6 +29,8 @@ def sums(
     with database.reading() as connection:
         for row in connection.execute(_query(by, since, until, project)).mappings():
             total = Total(**{field.name: row[field.name] or 0 for field in fields(Total)})
+            # PostgreSQL sums whole numbers as a decimal one.
+            total.output_bytes = int(total.output_bytes)
             groups = list(_groups(by, row))
             for group in groups:
                 totals.setdefault(group, Total()).add(total, 1 / len(groups))
@@ -55,6 +57,7 @@ def _query(by: Sequence[By], since: int, until: int | None, project: str) -> Any
         (func.sum(used.asked_memory * used.wall_s) / _GB_HOUR).label("asked_memory_gb_h"),
         func.sum(used.gpu_s).label("gpu_s"),
         func.sum(used.asked_gpus * used.wall_s).label("held_gpu_s"),
+        func.sum(attempts.output_bytes).label("output_bytes"),
     ]
     both = (used.run_id == attempts.run_id) & (used.attempt == attempts.attempt)
     tables = schema.runs.join(schema.attempts, attempts.run_id == runs.id).outerjoin(schema.usage, both)

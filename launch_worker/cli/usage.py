@@ -270,6 +270,7 @@ _SUMS = (
     Column("OF ASKED", 6, right=True),
     Column("GPU H HELD", 1, right=True),
     Column("GPU H BUSY", 2, right=True),
+    Column("OUTPUTS", 7, right=True),
 )
 
 
@@ -283,6 +284,7 @@ def _row_of_sums(total: Total) -> tuple[str, ...]:
         f"{total.asked_memory_gb_h:,.2f}" if total.asked_memory_gb_h else "-",
         _hours(total.held_gpu_s),
         _hours(total.gpu_s),
+        humane.size(round(total.output_bytes)) if total.output_bytes else "-",
     )
 
 

@@ -26,6 +26,8 @@ class Total:
     #: Seconds of GPUs at work, and of GPUs that were held.
     gpu_s: float = 0.0
     held_gpu_s: float = 0.0
+    #: Bytes of outputs that are kept; content that several of them have counts for each.
+    output_bytes: float = 0.0
 
     def add(self, other: Total, share: float = 1.0) -> None:
         """Add another total; with a `share` below 1 that part of what is not a number of attempts."""

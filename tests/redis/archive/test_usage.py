@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from launch_worker.archive import schema
 from launch_worker.archive.earlier import advice
@@ -165,3 +166,27 @@ def test_who_asks_for_far_more_than_earlier_runs_of_the_name_used_is_told(
     environment = os.environ | {"LAUNCH_DATABASE_URL": database_url, "LAUNCH_REDIS_URL": store.url}
     shown = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == f"- {said}\n"
+
+
+def test_bytes_of_outputs_are_counted_though_they_come_after_the_end_was_kept(
+    store: Store, database: Database, follower: Make
+) -> None:
+    archive = follower()
+    run_id = create(store, retries=1, author="ada@one", project="lab/a")
+    attempts = [claim(store, run_id)]
+    store.finish(attempts[0], FAILED_AGAIN, leaves_outputs=True)
+    attempts.append(claim(store, run_id))
+    store.finish(attempts[1], FINISHED, leaves_outputs=True)
+    other = run(store, Usage(), author="bob@one", project="lab/a")
+    archive.catch_up()
+    for number, record in enumerate(attempts, 1):
+        store.keep_outputs(run_id, record.attempt, record.token, files=1, size=number << 40, left_out=0)
+    archive.catch_up()
+    by_user = dict(sums(database, ["user"], since=0))
+    assert (by_user[("ada",)].output_bytes, by_user[("bob",)].output_bytes) == (3 << 40, 0)
+    assert sum(total.output_bytes for _, total in sums(database, ["project"], since=0)) == 3 << 40
+    with database.reading() as connection:
+        found = connection.execute(select(schema.runs.c.id, schema.runs.c.record)).all()
+    records = {row.id: json.loads(row.record) for row in found}
+    assert json.loads(records[run_id]["outputs"])["2"]["bytes"] == 2 << 40
+    assert "outputs" not in records[other]
