@@ -22,6 +22,7 @@ from launch_worker.model.totals import WAYS, Total
 from launch_worker.model.units import as_us, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.terminal import Column
+from launch_worker.untrusted.text import read_map
 
 _RUN = click.argument("run_id", metavar="RUN")
 _ATTEMPT = click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt.")
@@ -78,7 +79,11 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
     api = Api(url)
     record, measured = api.measured(run_id_of(api, run_id, takes_newest=True), attempt=attempt)
     usage, needs = measured.usage, parse_needs(record.needs)
-    advice = [] if measured.is_running else advise(usage, measured.samples, needs)
+    advice = (
+        []
+        if measured.is_running
+        else advise(usage, measured.samples, needs, memory=read_map(record.spec).get("memory"))
+    )
     earlier = api.transport.advice_by_earlier(record)
     if as_json:
         asked = {"gpus": needs.gpus, "cpus": needs.millicores / 1000, "memory": needs.memory}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from launch_worker.model.needs import Needs
+from launch_worker.errors import InputError
+from launch_worker.model.needs import Needs, memory_range
 from launch_worker.model.units import format_duration, format_size
 from launch_worker.model.usage import Samples, Usage
 
@@ -21,13 +23,21 @@ _GIB = 1 << 30
 _MIB = 1 << 20
 
 
-def advise(usage: Usage, samples: Samples | None, needs: Needs) -> list[str]:
-    """Sentences for the submitter of an ended run; none where it asked for what it used."""
+def advise(usage: Usage, samples: Samples | None, needs: Needs, *, memory: Any = None) -> list[str]:
+    """Sentences for the submitter of an ended run; none where it asked for what it used.
+
+    `needs` are those of the attempt, and `memory` is the run's own `--memory` as its spec has it.
+    """
     if usage.wall_s is None:
         return []
     if usage.wall_s < _BRIEF_S:
         return [f"it ran for {format_duration(usage.wall_s)} only: too briefly for advice"]
-    return [*_of_memory(usage, needs), *_of_cores(usage, samples, needs), *_of_gpus(usage, needs)]
+    return [
+        *_of_growth(needs, memory),
+        *_of_memory(usage, needs),
+        *_of_cores(usage, samples, needs),
+        *_of_gpus(usage, needs),
+    ]
 
 
 def advise_by_earlier(name: str, earlier: Sequence[Usage], asked: Needs) -> list[str]:
@@ -80,6 +90,19 @@ def enough_memory(peak: int) -> str:
     """The memory to ask for where this was the peak, in whole GiB or steps of 256 MiB."""
     step = _GIB if peak * _ROOM > 4 * _GIB else 256 * _MIB
     return format_size(step * math.ceil(peak * _ROOM / step))
+
+
+def _of_growth(needs: Needs, memory: Any) -> list[str]:
+    """What to begin with after attempts that had too little memory (`--memory 8G..64G`)."""
+    try:
+        first, most = memory_range(memory) if isinstance(memory, str) else (0, 0)
+    except InputError:
+        return []
+    if not first < needs.memory <= most:
+        return []
+    now = format_size(needs.memory)
+    begin = now if needs.memory == most else f"{now}..{format_size(most)}"
+    return [f"memory: {format_size(first)} was too little, and this attempt had {now}; begin with --memory {begin}"]
 
 
 def _of_memory(usage: Usage, needs: Needs) -> list[str]:

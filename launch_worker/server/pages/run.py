@@ -37,7 +37,7 @@ from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.templating import page
 from launch_worker.submission.command_line import command_line, options_of_spec
-from launch_worker.untrusted.text import plain_line
+from launch_worker.untrusted.text import plain_line, read_map
 
 router = APIRouter(include_in_schema=False)
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
@@ -354,7 +354,7 @@ def _figures(measured: Measured, needs: Needs) -> list[Figure]:
 
 def _resources(measured: Measured, record: Record) -> dict[str, Any]:
     usage, needs = measured.usage, parse_needs(record.needs)
-    cores, memory = needs.millicores / 1000, needs.memory
+    cores, memory, asked = needs.millicores / 1000, needs.memory, read_map(record.spec).get("memory")
     rows = [
         Row("Time", usage.wall_s, humane.duration),
         Row("Cores, average", usage.cores, "{:.2f}".format, cores, f"{cores:g}"),
@@ -371,7 +371,7 @@ def _resources(measured: Measured, record: Record) -> dict[str, Any]:
         "series": series_of_samples(measured),
         "rows": [row for row in rows if row.value is not None],
         "since": None if usage.since_s is None else humane.duration(usage.since_s),
-        "advice": [] if measured.is_running or not usage else advise(usage, measured.samples, needs),
+        "advice": [] if measured.is_running or not usage else advise(usage, measured.samples, needs, memory=asked),
         "why_nothing": _why_nothing(record, measured),
     }
 

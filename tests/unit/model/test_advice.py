@@ -49,6 +49,18 @@ def test_cores_are_compared_with_the_busiest_samples() -> None:
     assert advise(usage, None, Needs(millicores=1000)) == []
 
 
+def test_a_run_whose_memory_grew_is_told_what_to_begin_with() -> None:
+    usage = Usage(peak_memory=12 * GIB, wall_s=100)
+    assert advise(usage, None, Needs(memory=16 * GIB), memory="8G..64G") == [
+        "memory: 8G was too little, and this attempt had 16G; begin with --memory 16G..64G"
+    ]
+    assert advise(usage, None, Needs(memory=16 * GIB), memory="8G..16G") == [
+        "memory: 8G was too little, and this attempt had 16G; begin with --memory 16G"
+    ]
+    for unchanged in ("16G..64G", 16 * GIB, None, "damaged..", "..", {}):
+        assert advise(usage, None, Needs(memory=16 * GIB), memory=unchanged) == []
+
+
 def test_idle_gpus_are_named() -> None:
     assert advise(Usage(gpu_s=17, wall_s=100), None, Needs(gpus=1)) == ["GPU idle 83% of the time"]
     assert advise(Usage(gpu_s=100, wall_s=100), None, Needs(gpus=4)) == ["4 GPUs idle 75% of the time; --gpus 2 may do"]
