@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from launch_worker.model.advice import advise, advise_by_earlier, compare_memory, enough_memory
@@ -57,7 +59,8 @@ def test_a_run_whose_memory_grew_is_told_what_to_begin_with() -> None:
     assert advise(usage, None, Needs(memory=16 * GIB), memory="8G..16G") == [
         "memory: 8G was too little, and this attempt had 16G; begin with --memory 16G"
     ]
-    for unchanged in ("16G..64G", 16 * GIB, None, "damaged..", "..", {}):
+    others: tuple[Any, ...] = ("16G..64G", 16 * GIB, None, "damaged..", "..", {})
+    for unchanged in others:
         assert advise(usage, None, Needs(memory=16 * GIB), memory=unchanged) == []
 
 
