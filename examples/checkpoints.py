@@ -1,4 +1,4 @@
-"""Train with checkpoints: a run that must make room for another saves its work, and goes on there later.
+"""Train with checkpoints: a run that must make room for another goes on later where it was, on whatever machine.
 
     launch-submit --name checkpoints --follow -- python3 examples/checkpoints.py
 
@@ -6,21 +6,18 @@ One sees "epoch 1", "epoch 2" … To see it make room, type in another shell, wi
 
     launch-worker preempt RUN
 
-Then comes "saved after epoch 7", and the same run starts again as attempt 2: "goes on after epoch 7".
+Then the same run starts again as attempt 2: "goes on after epoch 7". It would also after `kill -9` of the worker, with
+`--retries 1`. What is kept, and how old it is, says: launch-worker show RUN
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import sys
-import threading
+import time
 from pathlib import Path
 
-#: The exit code of a job that wants to run again: its run goes back to the queue under the same id.
-PREEMPTED = 85
+from launch_worker import current_run
 
 
 def main() -> None:
@@ -29,25 +26,20 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.5, help="seconds of an epoch (default %(default)s)")
     args = parser.parse_args()
 
-    # A retry has the run's id too, so it finds the same file. With workers on many machines this is a shared folder.
-    path = Path("checkpoints") / f"{os.environ.get('LAUNCH_RUN_ID', 'no-run')}.json"
+    # What is in this folder comes back on the next attempt. Outside a run, or of a worker that keeps none, it is ''.
+    run = current_run()
+    path = Path(run.checkpoint_dir or "checkpoints") / "state.json"
+    path.parent.mkdir(exist_ok=True)
+
     epochs_done = load(path)
-    if epochs_done:
+    if run.is_resumed:
         print(f"goes on after epoch {epochs_done}", flush=True)
-
-    # SIGTERM only asks for the end: the loop ends where the state is whole.
-    stop_asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop_asked.set())
-
     while epochs_done < args.epochs:
-        stop_asked.wait(args.pause)  # the training would be here
-        if stop_asked.is_set():
-            print(f"saved after epoch {epochs_done}", flush=True)
-            sys.exit(PREEMPTED)
+        time.sleep(args.pause)  # the training would be here
         epochs_done += 1
         save(path, epochs_done)
+        run.checkpoint()  # the folder is complete: it is copied now, and stored while the training goes on
         print(f"epoch {epochs_done}", flush=True)
-    path.unlink()
     print("trained", flush=True)
 
 
@@ -57,9 +49,8 @@ def load(path: Path) -> int:
 
 
 def save(path: Path, epochs_done: int) -> None:
-    """Write the checkpoint beside the old one and put it in its place: a kill leaves one of the two, and whole."""
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
+    """Write the state beside the old one and put it in its place: a kill leaves one of the two, and whole."""
+    new = path.with_suffix(".tmp")
     new.write_text(json.dumps({"epochs_done": epochs_done}))
     new.replace(path)
 

@@ -343,16 +343,7 @@ class Keeper:
 
     def _store_states(self) -> None:
         pause_s = 0.0
-        while True:
-            with self._changed:
-                if pause_s and not self._is_left:
-                    self._changed.wait(pause_s)
-                while self._waiting is None and not self._is_left:
-                    self._changed.wait()
-                if self._is_left or self._waiting is None:
-                    return
-                snapshot = self._sending = self._waiting
-                self._waiting = None
+        while (snapshot := self._next(pause_s)) is not None:
             again_s = self._store(snapshot, pause_s)
             with self._changed:
                 self._sending = None
@@ -364,7 +355,21 @@ class Keeper:
                     return
             if again_s is None or not is_last:
                 snapshot.remove()
-            pause_s = again_s or 0.0
+            pause_s = again_s if again_s is not None and is_last else 0.0
+
+    def _next(self, pause_s: float) -> Snapshot | None:
+        """Wait for a state to store; None when none is wanted any more.
+
+        A state that failed is tried again after a pause; a newer one need not wait for that.
+        """
+        with self._changed:
+            failed = self._waiting if pause_s else None
+            self._changed.wait_for(lambda: self._is_left or self._waiting is not failed, pause_s or None)
+            if self._is_left:
+                return None
+            snapshot = self._sending = self._waiting
+            self._waiting = None
+            return snapshot
 
     def _store(self, snapshot: Snapshot, paused_s: float) -> float | None:
         """Store a state; returns None when that is done, or else the seconds until it is to be tried again."""

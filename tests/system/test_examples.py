@@ -40,6 +40,7 @@ def named(cluster: Cluster, name: str) -> Run:
 def user(cluster: Cluster) -> Cluster:
     """A person in a folder with the examples, and a worker as that of `launch-worker dev`."""
     shutil.copytree(EXAMPLES, cluster.folder / "examples")
+    cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{cluster.folder}/outputs"
     cluster.worker("default,gpu", slots=4)
     return cluster
 
@@ -71,12 +72,23 @@ def test_a_preempted_training_goes_on_at_its_checkpoint(user: Cluster) -> None:
     wait_for_output(job, b"epoch 2\n")
     assert preempt == "launch-worker preempt RUN"
     job.preempt()  # the same, and at once
-    out, _ = follower.communicate(timeout=20)
-    epochs = [int(line.removeprefix("epoch ")) for line in out.decode().splitlines() if line.startswith("epoch ")]
-    assert epochs == list(range(1, 16))
-    (saved,) = re.findall(r"saved after epoch (\d+)\n", out.decode())
-    assert f"goes on after epoch {saved}\n" in out.decode()
+    out, _ = follower.communicate(timeout=30)
+    before, saved, after = re.split(r"goes on after epoch (\d+)\n", out.decode())
+    # It may have been ended between the checkpoint of an epoch and its print.
+    assert int(saved) - 1 <= len(re.findall(r"^epoch", before, re.MULTILINE)) <= int(saved)
+    assert [int(epoch) for epoch in re.findall(r"^epoch (\d+)$", after, re.MULTILINE)] == [*range(int(saved) + 1, 16)]
     assert (follower.returncode, job.refresh().attempt) == (0, 2)
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not_disturbed(user: Cluster) -> None:
+    (command,) = commands_of("torch_style.py")
+    disturbed = run(user, command).out
+    assert "goes on after epoch 12\n" in disturbed
+    [weights] = re.findall(r"^weight .*$", disturbed, re.MULTILINE)
+    assert weights.startswith("weight 2.99")
+    undisturbed = run(user, command.partition(" --fails-after")[0]).out
+    assert "goes on" not in undisturbed
+    assert weights in undisturbed.splitlines()
 
 
 def test_an_array_does_its_parts(user: Cluster) -> None:
