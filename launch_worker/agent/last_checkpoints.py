@@ -49,6 +49,13 @@ class LastCheckpoints:
         self._settings = settings
         self._stopping = stopping
         self._note_phase = note_phase
+        #: Keys of ended attempts whose last states are being stored.
+        self._storing: set[str] = set()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether states of ended attempts are being stored."""
+        return bool(self._storing)
 
     # -- this worker's attempts ------------------------------------------------------------------------------------
 
@@ -92,7 +99,9 @@ class LastCheckpoints:
             # It is wanted no more where the run has a later attempt, or is deleted.
             if is_stored or not self._stopping.is_set():
                 attempt.folder.remove()
+            self._storing.discard(attempt.key)
 
+        self._storing.add(attempt.key)
         threading.Thread(target=store, name=f"checkpoint-{attempt.record.id}", daemon=True).start()
 
     # -- what dead workers left ------------------------------------------------------------------------------------

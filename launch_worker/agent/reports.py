@@ -68,6 +68,11 @@ class Reports:
         self._workplace = workplace
         self._free_capacity = free_capacity
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether checkpoints of ended attempts are being stored."""
+        return self._checkpoints.is_behind
+
     def note_start(self, attempt: Attempt, pid: int) -> None:
         """Note the process of a job that has started."""
         record = attempt.record

@@ -18,6 +18,7 @@ from launch_worker.agent.outage import BACKOFF_CAP_S, Outage
 from launch_worker.agent.probes import Vitals
 from launch_worker.agent.recovery import Recovery
 from launch_worker.agent.registration import Registration
+from launch_worker.agent.reports import Reports
 from launch_worker.agent.run_queue_items import RunQueueItems
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
@@ -57,6 +58,7 @@ class WorkerShutdown:
         guards: Guards,
         workplace: Workplace,
         vitals: Vitals,
+        reports: Reports,
     ) -> None:
         """`stopping` is set once nothing of the jobs is left."""
         self._identity = identity
@@ -73,6 +75,7 @@ class WorkerShutdown:
         self._guards = guards
         self._workplace = workplace
         self._vitals = vitals
+        self._reports = reports
         self._is_detached = False
         #: Event that is set when nobody waits for jobs that cannot be ended.
         self._hurried = threading.Event()
@@ -83,13 +86,13 @@ class WorkerShutdown:
         self._hurried.set()
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
-        """Take nothing new and block until the jobs have ended and their outputs are sent; False after the timeout."""
+        """Take nothing new and block until the jobs have ended and what they left is stored; False after the timeout."""
         self._stop_intake(ends_at=None if timeout_s is None else time.monotonic() + timeout_s)
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         if not self._await_jobs(deadline):
             return False
         outputs = self._workplace.outputs
-        while outputs is not None and outputs.is_behind and not self._hurried.is_set():
+        while outputs is not None and (outputs.is_behind or self._reports.is_behind) and not self._hurried.is_set():
             if deadline is not None and boot_time_s() > deadline:
                 break  # the machine's next worker sends the rest
             self._stopping.wait(0.05)

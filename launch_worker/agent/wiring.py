@@ -156,7 +156,7 @@ def build(
         orders=orders,
         heartbeat=heartbeat,
         recovery=recovery,
-        shutdown=_shutdown(shared, workplace, attempts, registration, items, heartbeat, recovery),
+        shutdown=_shutdown(shared, workplace, attempts, registration, items, heartbeat, recovery, reports),
         on_end=shared.on_end,
     )
 
@@ -351,6 +351,7 @@ def _shutdown(
     items: RunQueueItems,
     heartbeat: Heartbeat,
     recovery: Recovery,
+    reports: Reports,
 ) -> WorkerShutdown:
     return WorkerShutdown(
         shared.identity,
@@ -367,6 +368,7 @@ def _shutdown(
         guards=shared.guards,
         workplace=workplace,
         vitals=shared.vitals,
+        reports=reports,
     )
 
 
