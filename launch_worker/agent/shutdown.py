@@ -86,7 +86,7 @@ class WorkerShutdown:
         self._hurried.set()
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
-        """Take nothing new and block until the jobs have ended and what they left is stored; False after the timeout."""
+        """Take nothing new, and block until jobs have ended and what they left is stored; False after the timeout."""
         self._stop_intake(ends_at=None if timeout_s is None else time.monotonic() + timeout_s)
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         if not self._await_jobs(deadline):
