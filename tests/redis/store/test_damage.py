@@ -273,6 +273,7 @@ FIELDS = (
     *("array", "array_limit", "concurrency_key", "limit_key", "sweep", "scheduler", "version", "spec", "tags"),
     *("commit", "due_at", "lined_at", "parked", "list", "expires_us", "waits_for", "preemptions", "nonce", "closed"),
     *("phases", "created_at", "cancel_at", "not_before", "yields", "owner", "worker", "host", "files", "summary"),
+    *("retried", "avoid"),
 )
 VALUES = (
     *("", "x", "0", "-1", "1", "2", "1.5", "1e400", "9" * 40, "nan", "\0", "a\0b", "../../../PLANTED", "/etc/passwd"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,10 @@ from tests.support.workers import PREEMPTED, Worker
 
 S = RunState
 QUEUES = ("a", "b")
-STEPS = (FINISHED, FAILED, FAILED_AGAIN, PREEMPTED, NextStep(Outcome(S.FAILED), retry_delay_s=60.0))
+#: Tried again on another worker, and with more memory.
+ELSEWHERE = NextStep(Outcome(S.FAILED), retry_delay_s=0.0, retry_reason="retry")
+LARGER = NextStep(Outcome(S.FAILED), retry_delay_s=0.0, needs=f"1:500:{2 << 30}")
+STEPS = (FINISHED, FAILED, FAILED_AGAIN, PREEMPTED, NextStep(Outcome(S.FAILED), retry_delay_s=60.0), ELSEWHERE, LARGER)
 
 
 class Lines(RuleBasedStateMachine):
@@ -158,6 +162,8 @@ class Lines(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([worker for worker in self.workers.values() if worker.jobs]))
         run_id = data.draw(st.sampled_from(sorted(worker.jobs)))
         record = worker.jobs.pop(run_id)
+        if step is ELSEWHERE:
+            step = replace(step, avoid=worker.name)
         self.store.finish(record, step, owner=worker.owner, free=worker.free(worker.slots - len(worker.jobs)))
 
     @precondition(lambda self: self.workers)
