@@ -32,7 +32,7 @@ from launch_worker.server.shared import Shared
 from launch_worker.server.sight import Seen
 from launch_worker.store.answers import CancelWord
 from launch_worker.store.logs import LogChunk
-from launch_worker.store.submit import New
+from launch_worker.store.submit import UNSEEN, New
 from launch_worker.submission.options import UNSENT, Item, Ready
 from launch_worker.untrusted.text import clean
 
@@ -135,10 +135,21 @@ class Served(RedisTransport):
             return wanted
         return unique_run_id(chosen(wanted), user=self.user, project=project)
 
-    def _unseen(self, spec: RunSpec) -> frozenset[str]:
+    def _waits_of(self, spec: RunSpec) -> Mapping[str, str] | None:
+        waits = super()._waits_of(spec)
         if not (spec.after or spec.inputs) or self._sight.is_everything:
-            return frozenset()
-        return frozenset(other for other in spec.waits if not self._may_wait_for(other))
+            return waits
+        known = spec.waits if waits is None else waits
+        return {other: wish if self._may_wait_for(other) else UNSEEN for other, wish in known.items()}
+
+    def _is_forgotten(self, run_id: str) -> bool:
+        if not super()._is_forgotten(run_id):
+            return False
+        try:
+            self._check_sight(run_id)
+        except UnknownRunError:
+            return False
+        return True
 
     def _may_wait_for(self, other: str) -> bool:
         """Whether a run or group is seen, or not there at all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from launch_worker.errors import InputError, LaunchError
@@ -18,6 +18,9 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.library import function_of
 from launch_worker.store.redis.transport import Again, Line, NotReady
+
+#: Wish for the end of a run or group of which the submitter may not know.
+UNSEEN = "unseen"
 
 
 class Created(NamedTuple):
@@ -53,8 +56,9 @@ class New(NamedTuple):
     user: str = ""
     user_groups: tuple[str, ...] = ()
     group: Announced | None = None
-    #: Runs and groups of `after` of which the user may not know: it is refused as if they were not there.
-    unseen: frozenset[str] = frozenset()
+    #: Runs and groups that it waits for, and the wish for each one's end, where the spec does not say all of that. One
+    #: with the wish UNSEEN is refused as if it was not there.
+    waits: Mapping[str, str] | None = None
 
 
 class Configs(NamedTuple):
@@ -112,7 +116,7 @@ class Creator(Client):
         user: str = "",
         user_groups: tuple[str, ...] = (),
         group: Announced | None = None,
-        unseen: frozenset[str] = frozenset(),
+        waits: Mapping[str, str] | None = None,
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
@@ -120,7 +124,7 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, unseen)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -184,8 +188,8 @@ class Creator(Client):
         _refuse(spec, answer)
 
 
-def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
-    """The fields of a new record; a field is left out where its absence means the same."""
+def fields_of(spec: RunSpec, waits: Mapping[str, str] | None = None) -> list[str | int]:
+    """The fields of a new record; a field is left out where its absence means the same. `waits`: as of `New`."""
     fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
     if spec.priority != "medium":
         fields += ["priority", PRIORITIES[spec.priority]]
@@ -210,8 +214,8 @@ def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
     if spec.scheduler:
         fields += ["scheduler", "1"]
     if spec.after or spec.inputs:
-        waits = spec.waits
-        fields += ["waits_for", json.dumps({other: "unseen" if other in unseen else waits[other] for other in waits})]
+        known = spec.waits if waits is None else waits
+        fields += ["waits_for", json.dumps(dict(known))] if known else []
     return fields
 
 
@@ -233,7 +237,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
     groups: dict[str, int] = {}
     batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, unseen in runs:
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits in runs:
         if batch != (spec.queue, queue_config, pool_config, group):
             batch = (spec.queue, queue_config, pool_config, group)
             if group is not None:
@@ -242,7 +246,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
             args += (spec.queue, queue_config, pool_config, "" if group is None else group.key, 0)
         args[count_at] += 1  # type: ignore[operator]
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
-        fields = fields_of(spec, unseen)
+        fields = fields_of(spec, waits)
         fields += proven_fields(user, user_groups)
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields

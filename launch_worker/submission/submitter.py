@@ -15,11 +15,11 @@ from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
-from launch_worker.model.checks import check_queue_name, no_run_to_wait_for
+from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
 from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
-from launch_worker.store.submit import Announced, ConfigChanged, Configs, Created, Creator, New
+from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
 from launch_worker.submission.resolve import from_here, resolve
 from launch_worker.submission.sent import Sent, me
@@ -86,7 +86,7 @@ class Submitter:
                     user=self.user,
                     user_groups=tuple(sorted(self.groups)),
                     group=group,
-                    unseen=self._unseen(spec),
+                    waits=self._waits_of(spec),
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
@@ -116,15 +116,32 @@ class Submitter:
 
     def check_waits(self, spec: RunSpec, known: set[str] | None = None) -> None:
         """Raises InputError where a run would wait for one that is not there. Those of `known` are, or will be."""
-        known, unseen = set() if known is None else known, self._unseen(spec)
-        for other in spec.waits:
-            if other not in known and (other in unseen or not self.store.exists(other)):
+        known = set() if known is None else known
+        waits = self._waits_of(spec)
+        for other, wish in (spec.waits if waits is None else waits).items():
+            if other not in known and (wish == UNSEEN or not self.store.exists(other)):
                 raise no_run_to_wait_for(other)
             known.add(other)
 
-    def _unseen(self, spec: RunSpec) -> frozenset[str]:
-        """The runs and groups for which a run would wait and of which its submitter may not know; none over Redis."""
-        return frozenset()
+    def _waits_of(self, spec: RunSpec) -> Mapping[str, str] | None:
+        """The runs and groups for which a run waits, where the spec does not say that, as `New.waits`; None else.
+
+        A run of which it takes outputs has ended, where Redis has forgotten that one.
+        """
+        if not spec.inputs:
+            return None
+        named = {parse_after(text)[0] for text in spec.after}
+        waits = spec.waits
+        return {other: wish for other, wish in waits.items() if other in named or not self._is_forgotten(other)}
+
+    def _is_forgotten(self, run_id: str) -> bool:
+        """Whether Redis has forgotten a run whose outputs are kept."""
+        if not self.settings.output_url or self.store.exists(run_id):
+            return False
+        # Imported where it is needed: start-up time.
+        from launch_worker.outputs.stored import StoredOutputs
+
+        return bool(StoredOutputs(self.settings.output_url).attempts(run_id))
 
     def send_items(
         self, items: Iterable[Item], *, strict: bool = False, singles: int | None = None
@@ -198,12 +215,12 @@ class Submitter:
         for item in items:
             ready = self._ready(item)
             when = (*ready.configs, item.delay_s or 0.0, item.at_us, *proven)
-            unseen = self._unseen(ready.spec)
+            waits = self._waits_of(ready.spec)
             if item.array is None:
                 run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
-                yield New(run_id, ready.spec, *when, bulk, unseen), item
+                yield New(run_id, ready.spec, *when, bulk, waits), item
                 continue
             indexes = item.array.indexes
             first_id = self._id_of(item, ready, indexes[0], room=len(indexes))
@@ -211,7 +228,7 @@ class Submitter:
             for place, index in enumerate(indexes):
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
                 run_id = self._id_of(item, ready, index) if item.unique else later_run_id(first_id, place)
-                yield New(run_id, spec, *when, array, unseen), item
+                yield New(run_id, spec, *when, array, waits), item
 
     def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
         """The id of an item's run, or of the run of its array that has an index. `room`: the number of ids needed."""

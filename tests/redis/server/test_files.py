@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from launch_worker.api.client import Api, Run
+from launch_worker.api.client import Api, Run, submit
 from launch_worker.archive.query import records
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.main import group
@@ -28,6 +28,7 @@ from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, claim, crash, create
 from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
 from tests.support.redis_client import redis_of
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(50)
@@ -290,3 +291,31 @@ def test_the_command_lists_prints_and_fetches(call: Callable[..., Said], run: st
 def test_a_run_that_is_not_there_has_no_files(through: Api) -> None:
     with pytest.raises(UnknownRunError):
         through.transport.files("0" * 15, None)
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_takes_outputs_of_a_run_that_redis_has_forgotten(through: Api, store: Store, run: str) -> None:
+    redis_of(store.url).delete(keys.run(run))
+    taking = submit(["true"], inputs=[f"{run}:best"], api=through)
+    record = store.get(taking.id)
+    assert (record.waits_for, record.reason) == ({}, "")
+    with pytest.raises(InputError, match=f"no run or group {run} to wait for"):
+        submit(["true"], inputs=[f"{run}:best"], after=[run], api=through)
+    absent = "0" * 15
+    with pytest.raises(InputError, match=f"no run or group {absent} to wait for"):
+        submit(["true"], inputs=[f"{absent}:best"], api=through)
+
+
+def test_outputs_of_a_hidden_run_that_redis_has_forgotten_are_not_given(
+    server: TestServer, store: Store, url: str, tmp_path: Path
+) -> None:
+    tokens = tokens_of_everybody(server)
+    hidden = claim(store, create(store, project=PRIVATE)).id
+    leave(store, url, hidden, 1, {"secret": b"1"}, tmp_path)
+    redis_of(store.url).delete(keys.run(hidden))
+    api = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": tokens["member"]}, url=server.url))
+    with pytest.raises(InputError, match=f"no run or group {hidden} to wait for"):
+        submit(["true"], inputs=[f"{hidden}:."], project=OPEN, api=api)
+    api.transport.server.close()  # type: ignore[attr-defined]
