@@ -3,8 +3,8 @@
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/{files/, about.json}   while the job lives
     work_dir/outgoing/RUN.ATTEMPT.TOKEN/{files/, about.json}                     from its end until they are sent
 
-`files` is the job's LAUNCH_OUTPUT_DIR. `about.json` has the patterns of the files that are wanted, and is locked by the
-worker that sends them.
+`files` is the job's LAUNCH_OUTPUT_DIR. `about.json` has the patterns of the files that are wanted, where there are some,
+and is locked by the worker that sends them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def make_outputs(attempt_folder: str, patterns: tuple[str, ...]) -> str:
     """Make the folder of a job's outputs; returns its path. Raises OSError."""
     folder = f"{attempt_folder}/{OUTPUTS}"
     os.mkdir(folder, 0o700)
-    with open(f"{folder}/{_ABOUT}", "w", encoding="utf-8") as about:
-        if patterns:
+    if patterns:
+        with open(f"{folder}/{_ABOUT}", "w", encoding="utf-8") as about:
             json.dump({"patterns": patterns}, about)
     os.mkdir(f"{folder}/{_FILES}", 0o700)
     return f"{folder}/{_FILES}"
@@ -86,9 +86,12 @@ def leave_outputs(work_dir: Path, attempt_folder: str) -> bool:
         with opened(folder):
             _move(folder, kept)
         return True
-    problem = remove_tree(folder)
-    if problem is not None:
-        raise problem
+    try:
+        os.rmdir(folder)
+    except OSError:
+        problem = remove_tree(folder)
+        if problem is not None:
+            raise problem from None
     return False
 
 

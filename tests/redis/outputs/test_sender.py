@@ -1,0 +1,166 @@
+"""What waits on a worker's machine is sent once, and noted, however often Redis or the store were away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.model.kept_outputs import read_outputs
+from launch_worker.model.run import Record
+from launch_worker.outputs import content, sender
+from launch_worker.outputs.content import Bounds, Found
+from launch_worker.outputs.manifest import Manifest
+from launch_worker.outputs.outgoing import Outgoing, leave_outputs, make_outputs, outgoing_folder, outgoing_names
+from launch_worker.outputs.sender import OutputSender
+from launch_worker.outputs.stored import StoredOutputs
+from launch_worker.store.store import Store
+from tests.conftest import wait_until
+from tests.support.arrows import FINISHED, claim, create
+
+
+class Machine:
+    """A machine's folder, and the senders of its workers."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.stored = StoredOutputs(f"file://{folder}/kept")
+        self.senders: list[OutputSender] = []
+
+    def sender(self) -> OutputSender:
+        made = OutputSender(self.stored.objects.url, self.folder, Bounds(), self.store)
+        self.senders.append(made)
+        return made
+
+    def leave(self, data: bytes = b"1") -> tuple[Record, str]:
+        """An ended run that has left a file, and the name of what waits."""
+        record = claim(self.store, create(self.store))
+        name = f"{record.id}.{record.attempt}.{record.token}"
+        attempt = self.folder / "workers/me/runs" / name
+        attempt.mkdir(parents=True)
+        (Path(make_outputs(str(attempt), ())) / "a").write_bytes(data)
+        assert leave_outputs(self.folder, str(attempt))
+        self.store.finish(record, FINISHED, leaves_outputs=True)
+        return record, name
+
+    def is_noted(self, record: Record) -> bool:
+        kept = read_outputs(self.store.get(record.id).outputs).get(record.attempt)
+        return kept is not None and not kept.is_sending
+
+    def wait_until_sent(self, *records: Record) -> None:
+        wait_until(lambda: all(map(self.is_noted, records)), what="the outputs are noted")
+        wait_until(lambda: list(outgoing_folder(self.folder).iterdir()) == [], what="nothing waits")
+
+
+@pytest.fixture
+def machine(store: Store, tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(store, tmp_path)
+    yield made
+    for each in made.senders:
+        each.close(at_once=True)
+
+
+def test_what_waits_is_sent_and_taken_up_by_a_worker_that_starts(machine: Machine) -> None:
+    first, name = machine.leave(b"first")
+    second, _ = machine.leave(b"second")
+    one = machine.sender()
+    one.send(name)
+    wait_until(lambda: machine.is_noted(first), what="the first is noted")
+    assert not machine.is_noted(second)
+    other = machine.sender()
+    other.adopt()
+    machine.wait_until_sent(first, second)
+    found = machine.stored.manifest(second.id, 1)
+    assert found is not None
+    assert b"".join(machine.stored.pieces(found.files[0])) == b"second"
+
+
+def test_an_outage_of_redis_has_nothing_read_or_sent_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reads, keep, calls = content.read_file, [], machine.store.keep_outputs, []
+
+    def counted(folder: int, file: Found) -> Iterator[bytes]:
+        reads.append(file.path)
+        return read(folder, file)
+
+    def away(*args: Any, **values: Any) -> Any:
+        calls.append(args)
+        if len(calls) < 3:
+            raise BrokerUnavailableError("away")
+        return keep(*args, **values)
+
+    monkeypatch.setattr(content, "read_file", counted)
+    monkeypatch.setattr(machine.store, "keep_outputs", away)
+    monkeypatch.setattr(sender, "_RETRY_S", 0.01)
+    record, name = machine.leave()
+    machine.sender().send(name)
+    machine.wait_until_sent(record)
+    assert (len(calls), reads) == (3, ["a", "a"])
+
+
+def test_a_worker_that_dies_before_it_deletes_what_is_noted_harms_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, name = machine.leave()
+    with monkeypatch.context() as dying:
+        dying.setattr(Outgoing, "delete", lambda self: (_ for _ in ()).throw(OSError("dead")))
+        first = machine.sender()
+        first.send(name)
+        wait_until(lambda: machine.is_noted(record), what="the outputs are noted")
+        first.close(at_once=True)
+    assert outgoing_names(machine.folder) == [name]
+    machine.sender().adopt()
+    machine.wait_until_sent(record)
+
+
+def test_the_outputs_of_a_deleted_run_are_not_listed(machine: Machine) -> None:
+    record, name = machine.leave()
+    machine.store.delete(record.id, who="me", keep_s=60)
+    machine.sender().send(name)
+    wait_until(lambda: outgoing_names(machine.folder) == [], what="nothing waits")
+    assert machine.stored.attempts(record.id) == []
+
+
+def test_a_worker_that_ends_waits_for_no_store_that_hangs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hangs, released = tmp_path / "hangs", tmp_path / "released"
+
+    def hang(check: Callable[[], None]) -> Any:
+        hangs.touch()
+        while not released.exists():
+            time.sleep(0.01)
+        check()
+
+    monkeypatch.setattr(StoredOutputs, "has", lambda *_, **__: hang(lambda: None))
+    monkeypatch.setattr(sender, "_CLOSE_S", 0.1)
+    record, name = machine.leave()
+    made = machine.sender()
+    made.send(name)
+    wait_until(hangs.exists, what="the store hangs")
+    begun = time.monotonic()
+    made.close()
+    assert time.monotonic() - begun < 10
+    released.touch()
+    assert not machine.is_noted(record)
+
+
+def test_two_workers_of_a_machine_send_many_small_outputs_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [machine.leave(b"%d" % number)[0] for number in range(40)]
+    put, puts = StoredOutputs.put_manifest, []
+
+    def counted(self: StoredOutputs, manifest: Manifest) -> None:
+        puts.append(manifest.run_id)
+        put(self, manifest)
+
+    monkeypatch.setattr(StoredOutputs, "put_manifest", counted)
+    for _ in range(2):
+        machine.sender().adopt()
+    machine.wait_until_sent(*left)
+    assert sorted(puts) == sorted(record.id for record in left)
