@@ -99,6 +99,7 @@ class Workplace:
             end_leftovers(folder.attempts())
         self._hold_for([*abandoned, *WorkerFolder.of_worker(work_dir, identity.worker)])
         self.folder = self._make_folder()
+        self.folder.has_outputs = bool(settings.output_url)
         # The guard holds the lock too: while it is held, worker or guard lives.
         self.runner = ProcessRunner(
             lock_fd=self.folder.lock_fd,

@@ -83,6 +83,8 @@ class AttemptFolder:
         self._has_work = False
         #: Whether there is a folder of outputs; None where another worker made this folder.
         self._has_outputs: bool | None = None
+        #: Whether the folder of outputs is still there, and empty.
+        self._has_empty_outputs = False
         self._has_checkpoint = False
         #: Names of written files that not every job has.
         self._more: set[str] = set()
@@ -140,6 +142,7 @@ class AttemptFolder:
             self._reused = self._reusable.take(self.root)
             if self._reused is not None:
                 self._config_bytes = self._reused.config_bytes
+                self._has_empty_outputs = bool(self._reused.outputs)
                 return
         try:
             os.mkdir(self.root, 0o700)
@@ -163,6 +166,8 @@ class AttemptFolder:
     def make_outputs(self, patterns: tuple[str, ...]) -> str:
         """Make the folder of the job's outputs, of which these patterns are kept; returns its path. Raises OSError."""
         self._has_outputs = True
+        if self._reused is not None and self._reused.outputs:
+            return outgoing.choose_outputs(self.root, patterns)
         return outgoing.make_outputs(self.root, patterns)
 
     def outputs_of_container(self, patterns: tuple[str, ...]) -> Path:
@@ -185,8 +190,9 @@ class AttemptFolder:
         """
         if self._has_outputs is False:
             return False
-        are_left = outgoing.leave_outputs(self.path.parents[3], self.root)
-        self._has_outputs = False
+        keeps_empty = self._has_outputs is True and self._reusable is not None
+        are_left = outgoing.leave_outputs(self.path.parents[3], self.root, keeps_empty=keeps_empty)
+        self._has_outputs, self._has_empty_outputs = False, keeps_empty and not are_left
         return are_left
 
     def make_checkpoint(self) -> str:
@@ -361,6 +367,9 @@ class AttemptFolder:
                 and self._reusable.keep(self.root, config_bytes=self._config_bytes, taken=self._reused)
             ):
                 return
+            if self._has_empty_outputs:
+                os.rmdir(f"{self.root}/{outgoing.OUTPUTS}/{outgoing.FILES}")
+                os.rmdir(f"{self.root}/{outgoing.OUTPUTS}")
             if os.access(f"{self.root}/{OUTPUT}", os.F_OK):
                 os.unlink(f"{self.root}/{OUTPUT}")
             os.unlink(f"{self.root}/{CONFIG}")

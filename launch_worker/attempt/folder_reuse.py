@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from launch_worker.outputs.outgoing import FILES, OUTPUTS
 from launch_worker.runners.talk_folder import TALK
 
 #: Names of the files that each attempt of a process has in its folder, beside TALK.
@@ -39,6 +40,8 @@ class ReusableFolder(NamedTuple):
     folder: tuple[int, int, int]
     #: Facts of its talk folder: inode, mode, user, time of change.
     talk: tuple[int, int, int, int]
+    #: The same facts of the folder of its outputs, and of the job's folder in it; none where outputs are not kept.
+    outputs: tuple[int, ...]
     #: Whether the file clock has ticked, so that a new change is distinguishable from the last.
     is_settled: bool
 
@@ -46,8 +49,10 @@ class ReusableFolder(NamedTuple):
 class ReusableFolders:
     """The folders of one worker. Thread-safe."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, has_outputs: bool = False) -> None:
+        """`has_outputs`: whether a folder of an attempt has one for outputs."""
         self._folder = folder
+        self._has_outputs = has_outputs
         self._kept: deque[ReusableFolder] = deque()
         self._numbers = itertools.count()
         self._plenty_until = 0.0
@@ -76,7 +81,7 @@ class ReusableFolders:
             os.rename(kept.path, path)
         except (IndexError, OSError):
             return None
-        last = max(kept.folder[-1], kept.talk[-1])
+        last = max(kept.folder[-1], kept.talk[-1], *kept.outputs[3::4])
         return kept._replace(is_settled=time.time_ns() - last > _CLOCK_NS)
 
     def keep(self, path: str, *, config_bytes: int, taken: ReusableFolder | None) -> bool:
@@ -88,8 +93,8 @@ class ReusableFolders:
             return False
         kept = f"{self._folder}/{next(self._numbers)}"
         try:
-            found = _look(path, config_bytes)
-            is_as_taken = taken is not None and (found.folder, found.talk) == (taken.folder, taken.talk)
+            found = _look(path, config_bytes, has_outputs=self._has_outputs)
+            is_as_taken = taken is not None and found[2:5] == taken[2:5]
             if taken is None or not (taken.is_settled and is_as_taken):
                 _check(path, found)
             config = os.lstat(f"{path}/{CONFIG}")
@@ -123,20 +128,29 @@ def _empty(path: str) -> None:
         os.close(fd)
 
 
-def _look(path: str, config_bytes: int) -> ReusableFolder:
+def _look(path: str, config_bytes: int, *, has_outputs: bool) -> ReusableFolder:
     folder, talk = os.lstat(path), os.lstat(f"{path}/{TALK}")
+    outputs = (os.lstat(f"{path}/{OUTPUTS}"), os.lstat(f"{path}/{OUTPUTS}/{FILES}")) if has_outputs else ()
     return ReusableFolder(
         path,
         config_bytes,
         # Not the folder's ctime, which is that of its rename.
         folder=(folder.st_mode, folder.st_uid, folder.st_mtime_ns),
         talk=(talk.st_ino, talk.st_mode, talk.st_uid, talk.st_ctime_ns),
+        outputs=tuple(fact for of in outputs for fact in (of.st_ino, of.st_mode, of.st_uid, of.st_ctime_ns)),
         is_settled=True,
     )
 
 
 def _check(path: str, found: ReusableFolder) -> None:
     """Raises OSError for a folder that is not as a new one with its files."""
-    is_as_made = found.folder[:2] == found.talk[1:3] == (stat.S_IFDIR | 0o700, os.geteuid())
-    if not is_as_made or set(os.listdir(path)) - {OUTPUT} != _CONTENT or os.listdir(f"{path}/{TALK}"):
+    made = (stat.S_IFDIR | 0o700, os.geteuid())
+    is_as_made = found.folder[:2] == found.talk[1:3] == made and found.outputs[1:3] in ((), made)
+    content = _CONTENT
+    if found.outputs:
+        outputs = f"{path}/{OUTPUTS}"
+        is_as_made = is_as_made and found.outputs[5:7] == made and os.listdir(outputs) == [FILES]
+        is_as_made = is_as_made and not os.listdir(f"{outputs}/{FILES}")
+        content = _CONTENT | {OUTPUTS}
+    if not is_as_made or set(os.listdir(path)) - {OUTPUT} != content or os.listdir(f"{path}/{TALK}"):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)

@@ -26,6 +26,8 @@ class WorkerFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: TextIOWrapper | None = None
+        #: Whether attempts have folders for outputs.
+        self.has_outputs = False
 
     @classmethod
     def create(cls, work_dir: Path, owner: str, *, worker: str = "") -> WorkerFolder:
@@ -128,7 +130,7 @@ class WorkerFolder:
 
     @cached_property
     def _reusable(self) -> ReusableFolders:
-        return ReusableFolders(f"{self.path}/spare")
+        return ReusableFolders(f"{self.path}/spare", has_outputs=self.has_outputs)
 
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and release its lock."""

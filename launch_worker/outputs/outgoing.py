@@ -3,7 +3,7 @@
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/{files/, about.json}   while the job lives
     work_dir/outgoing/RUN.ATTEMPT.TOKEN/{files/, about.json}                     from its end until they are sent
 
-`files` is the job's LAUNCH_OUTPUT_DIR. `about.json` has the patterns of the files that are wanted, where there are some,
+`files` is the job's LAUNCH_OUTPUT_DIR. `about.json` has the patterns of the files that are wanted, where there are any,
 and is locked by the worker that sends them.
 """
 
@@ -25,8 +25,8 @@ from launch_worker.untrusted.removal import opened, remove_tree
 from launch_worker.untrusted.text import read_map
 
 #: Names within an attempt's folder, and within the folder of its outputs.
-OUTPUTS = "outputs"
-_FILES, _ABOUT = "files", "about.json"
+OUTPUTS, FILES = "outputs", "files"
+_ABOUT = "about.json"
 #: Name of the file that says what a container has left out of `files`; there only if there is such.
 _LEFT_OUT = "files.left_out.json"
 _NAME = re.compile(r"([0-9A-Za-z]{1,100})\.([0-9]{1,19})\.([0-9]{1,19})")
@@ -42,33 +42,44 @@ def make_outputs(attempt_folder: str, patterns: tuple[str, ...]) -> str:
     """Make the folder of a job's outputs; returns its path. Raises OSError."""
     folder = f"{attempt_folder}/{OUTPUTS}"
     os.mkdir(folder, 0o700)
+    os.mkdir(f"{folder}/{FILES}", 0o700)
+    return choose_outputs(attempt_folder, patterns)
+
+
+def choose_outputs(attempt_folder: str, patterns: tuple[str, ...]) -> str:
+    """Note the patterns of the files that are wanted; returns the path of the job's folder. Raises OSError."""
+    folder = f"{attempt_folder}/{OUTPUTS}"
     if patterns:
         with open(f"{folder}/{_ABOUT}", "w", encoding="utf-8") as about:
             json.dump({"patterns": patterns}, about)
-    os.mkdir(f"{folder}/{_FILES}", 0o700)
-    return f"{folder}/{_FILES}"
+    return f"{folder}/{FILES}"
 
 
 def files_of(attempt_folder: str) -> Path:
     """The folder of a job's outputs in its attempt's folder."""
-    return Path(attempt_folder) / OUTPUTS / _FILES
+    return Path(attempt_folder) / OUTPUTS / FILES
 
 
 def has_outputs(attempt_folder: str) -> bool:
     """Whether a job has left something by now."""
     try:
-        with os.scandir(f"{attempt_folder}/{OUTPUTS}/{_FILES}") as entries:
+        with os.scandir(f"{attempt_folder}/{OUTPUTS}/{FILES}") as entries:
             return any(True for _ in entries)
     except OSError:
         return False
 
 
-def leave_outputs(work_dir: Path, attempt_folder: str) -> bool:
-    """Move what an ended job left to where workers find it; an empty folder is deleted. Can be repeated.
+def leave_outputs(work_dir: Path, attempt_folder: str, *, keeps_empty: bool = False) -> bool:
+    """Move what an ended job left to where workers find it. Can be repeated.
 
-    Returns whether there is something, or was when it was called before. Raises OSError, and nothing is lost then.
+    An empty folder is deleted, or stays with `keeps_empty`. Returns whether there is something, or was when it was
+    called before. Raises OSError, and nothing is lost then.
     """
     folder = f"{attempt_folder}/{OUTPUTS}"
+    if keeps_empty:
+        with contextlib.suppress(OSError), os.scandir(f"{folder}/{FILES}") as entries:
+            if next(entries, None) is None:
+                return False
     kept = outgoing_folder(work_dir) / os.path.basename(attempt_folder)
     if os.path.islink(folder):
         os.unlink(folder)  # the job has put it there
@@ -76,12 +87,12 @@ def leave_outputs(work_dir: Path, attempt_folder: str) -> bool:
         _move(folder, kept)
         return True
     try:
-        os.rmdir(f"{folder}/{_FILES}")
+        os.rmdir(f"{folder}/{FILES}")
     except FileNotFoundError:
         if not os.path.lexists(folder):
             return kept.exists()
     except NotADirectoryError:
-        os.unlink(f"{folder}/{_FILES}")  # the job has put it there
+        os.unlink(f"{folder}/{FILES}")  # the job has put it there
     except OSError:
         with opened(folder):
             _move(folder, kept)
@@ -160,7 +171,7 @@ class Outgoing:
     @property
     def files(self) -> Path:
         """The job's folder."""
-        return self.folder / _FILES
+        return self.folder / FILES
 
     def take(self) -> bool:
         """Lock them; False when another worker has them, or they are sent. Raises OSError."""

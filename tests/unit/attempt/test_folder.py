@@ -269,3 +269,79 @@ def test_whether_it_is_a_container_is_seen_by_whoever_comes_next(worker: WorkerF
     assert [folder.is_container, AttemptFolder(folder.root).is_container] == [False, False]
     folder.mark_container(RECORD)
     assert [folder.is_container, AttemptFolder(folder.root).is_container] == [True, True]
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------------
+
+
+def begin_with_outputs(worker: WorkerFolder, token: int, *patterns: str) -> tuple[AttemptFolder, Path]:
+    worker.has_outputs = True
+    folder = begin(worker, token)
+    return folder, Path(folder.make_outputs(patterns))
+
+
+def waiting(worker: WorkerFolder) -> list[str]:
+    folder = worker.path.parents[1] / "outgoing"
+    return os.listdir(folder) if folder.exists() else []
+
+
+def test_a_job_that_left_nothing_leaves_its_folder_of_outputs_to_the_next(worker: WorkerFolder) -> None:
+    folder, outputs = begin_with_outputs(worker, 1)
+    inode = outputs.stat().st_ino
+    assert not folder.leave_outputs()
+    folder.remove()
+    again, outputs = begin_with_outputs(worker, 2)
+    assert (outputs.stat().st_ino, os.listdir(outputs), waiting(worker)) == (inode, [], [])
+    (outputs / "a").write_text("1")
+    assert again.leave_outputs()
+    again.remove()
+    assert (waiting(worker), spares(worker)) == (["r1.2.2"], [])
+    _, outputs = begin_with_outputs(worker, 3)
+    assert os.listdir(outputs) == []
+
+
+def test_no_path_deletes_outputs(worker: WorkerFolder) -> None:
+    folder, outputs = begin_with_outputs(worker, 1)
+    (outputs / "a").write_text("1")
+    folder.remove()
+    assert (folder.path.exists(), waiting(worker)) == (False, ["r1.2.1"])
+    folder, outputs = begin_with_outputs(worker, 2)
+    (outputs / "a").write_text("1")
+    AttemptFolder(folder.root).remove()
+    assert (folder.path.exists(), sorted(waiting(worker))) == (False, ["r1.2.1", "r1.2.2"])
+
+
+def test_a_run_that_never_began_leaves_a_reused_folder_as_it_was(worker: WorkerFolder) -> None:
+    folder, _ = begin_with_outputs(worker, 1)
+    folder.remove()
+    unbegun = begin(worker, 2)
+    assert not unbegun.leave_outputs()
+    unbegun.remove()
+    assert len(spares(worker)) == 1
+    folder, outputs = begin_with_outputs(worker, 3)
+    assert os.listdir(outputs) == []
+
+
+def link_in_its_place(outputs: Path) -> None:
+    outputs.rmdir()
+    outputs.symlink_to("/etc")
+
+
+OUTPUTS_LEFT: dict[str, Callable[[Path], object]] = {
+    "another mode": lambda outputs: outputs.chmod(0o777),
+    "another mode of the folder around": lambda outputs: outputs.parent.chmod(0o777),
+    "a file beside": lambda outputs: (outputs.parent / "mine").touch(),
+    "a link in its place": link_in_its_place,
+    "nothing in its place": lambda outputs: outputs.rmdir(),
+    "no folder at all": lambda outputs: shutil.rmtree(outputs.parent),
+}
+
+
+@pytest.mark.parametrize("what", [*OUTPUTS_LEFT, "patterns"])
+def test_a_folder_of_outputs_that_is_not_as_it_was_is_deleted(worker: WorkerFolder, what: str) -> None:
+    folder, outputs = begin_with_outputs(worker, 1, *(["*.pt"] if what == "patterns" else []))
+    if what != "patterns":
+        OUTPUTS_LEFT[what](outputs)
+    assert not folder.leave_outputs()
+    folder.remove()
+    assert (folder.path.exists(), spares(worker), waiting(worker)) == (False, [], [])
