@@ -146,6 +146,18 @@ def test_the_next_worker_of_the_machine_stores_what_a_killed_one_had_taken(kept:
     assert printed(run, 2).startswith("found 2 2 True")
 
 
+def test_a_cancel_is_obeyed_while_the_last_checkpoint_is_sent(kept: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("no folder")
+    kept.worker()
+    run = train(kept, "5", "3=7", retries=1)
+    wait_until(lambda: [phase.name for phase in run.refresh().phases] == ["checkpoint"], what="it is being sent")
+    assert run.state is RunState.RUNNING
+    assert "checkpoint is stored for its next attempt" in run.record.reason
+    run.cancel()
+    assert run.wait(20) is RunState.FAILED
+    assert run.record.reason == "exit code 7; not retried, because it was cancelled"
+
+
 def test_a_checkpoint_that_cannot_be_restored_keeps_the_run_from_starting_anew(kept: Cluster, tmp_path: Path) -> None:
     worker = kept.worker()
     run = train(kept, "4", "3=wait", "4=half", retries=1)

@@ -70,6 +70,7 @@ def test_all_that_is_told_is_a_line_of_json(folder: Folder) -> None:
     run.summary["best"] = 0.125
     run.summary.update(a=1, b="two")
     run.mark_preempting()
+    run.checkpoint(wait=True)
     run.finish(3)
     assert folder.told == [
         {"heartbeat": True},
@@ -141,6 +142,51 @@ def test_lines_of_many_threads_and_processes_do_not_mix(folder: Folder) -> None:
         thread.join()
     os.waitpid(child, 0)
     assert len(folder.told) == 1000
+
+
+@pytest.fixture
+def training(folder: Folder) -> CurrentRun:
+    """A job whose checkpoints are kept."""
+    return CurrentRun(
+        {
+            "LAUNCH_RUN_ID": "r1",
+            "LAUNCH_RUN_DIR": str(folder.path),
+            "LAUNCH_CHECKPOINT_DIR": str(folder.path / "checkpoint"),
+            "LAUNCH_RESUMED": "1",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("wait", "name", "answer", "done"),
+    [
+        (False, "checkpoint_taken", "{}", True),
+        (True, "checkpointed", "{}", True),
+        (False, "checkpoint_taken", "{} the disk is full", False),
+        (True, "checkpoint_taken", "{} the disk is full", False),
+    ],
+)
+def test_a_checkpoint_waits_for_its_workers_answer(
+    training: CurrentRun, folder: Folder, *, wait: bool, name: str, answer: str, done: bool
+) -> None:
+    def worker() -> None:
+        while not (told := folder.told):
+            time.sleep(0.001)
+        (folder.path / f"{name}.partial").write_text(answer.format(told[0]["checkpoint"]) + "\n")
+        (folder.path / f"{name}.partial").rename(folder.path / name)
+
+    (folder.path / "checkpoint_taken").write_text("7 that was another one\n")
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert training.checkpoint(wait=wait, timeout_s=60) is done
+    thread.join()
+    assert training.is_resumed
+    assert training.checkpoint(timeout_s=0) is False, "a later one has no answer yet"
+
+
+def test_where_no_checkpoints_are_kept_the_job_goes_on(folder: Folder) -> None:
+    assert folder.run.checkpoint(wait=True) is False
+    assert (folder.run.checkpoint_dir, folder.run.is_resumed, folder.told) == ("", False, [])
 
 
 def use_all_of(run: CurrentRun) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch_worker.attempt.talk import MAX_LINE_BYTES, MAX_ROWS, Talk, numbers_in, read_words
-from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
+from launch_worker.model.job_words import CheckpointReady, Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.talk_folder import announce_stop
@@ -68,6 +68,19 @@ def test_words_are_heard_once_and_kept_beside_the_file(job: Job) -> None:
     job.talk.look()
     assert job.words == [HeedsStop(), Preempting(), Finish(3)]
     assert read_words(job.folder) == job.talk.words == Words(finish=3, preempting=True, heeds_stop=True)
+
+
+def test_each_checkpoint_is_heard_by_its_number_and_the_latest_is_kept_for_the_next_worker(job: Job) -> None:
+    job.write({"checkpoint": 3}, {"checkpoint": 3}, {"checkpoint": 4}, {"checkpoint": 0}, {"checkpoint": 1 << 63})
+    job.write({"checkpoint": "5"}, {"checkpoint": False})
+    job.talk.look()
+    assert job.words == [CheckpointReady(3), CheckpointReady(4)]
+    assert read_words(job.folder) == Words(checkpoint=4)
+    job.write({"checkpoint": True})
+    job.talk.look()
+    job.write({"checkpoint": True})
+    job.talk.look()
+    assert len(set(job.words)) == 4, "each without a number is another one"
 
 
 def test_the_file_is_the_jobs_to_make_and_is_heard_once_it_is_there(tmp_path: Path) -> None:
