@@ -42,7 +42,9 @@ class Sweeps(Client):
         """
         drawn = json.dumps({"run": trial.run_id, "drawn": trial.drawn, "seen": trial.seen})
         head = (sweep_id, trial.index, drawn, trial.run_id, reason, spec.queue, queue_config, pool_config)
-        word, *answer = self._call("next_run", *head, expiry_of(spec), *fields_of(spec))
+        # A sweep goes on for long: Redis may have forgotten the run of which the sweep's runs take outputs.
+        waits = {other: wish for other, wish in spec.waits.items() if self.exists(other)} if spec.inputs else None
+        word, *answer = self._call("next_run", *head, expiry_of(spec), *fields_of(spec, waits))
         if word == -1:
             raise ConfigChanged(text(answer[0]), text(answer[1]))
         if word == -2:

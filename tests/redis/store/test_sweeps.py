@@ -25,7 +25,7 @@ from launch_worker.store.submit import ConfigChanged
 from launch_worker.sweeps.config import SweepConfigError, config_from_json
 from launch_worker.sweeps.drive import advance, advance_sweeps, check_sweep, judge, look_after
 from launch_worker.sweeps.search import suggest
-from tests.support.arrows import enlist_for, seq_of, try_crash
+from tests.support.arrows import create, enlist_for, seq_of, try_crash
 
 S = RunState
 LOSS = {"name": "loss"}
@@ -91,6 +91,19 @@ def test_the_end_of_a_run_makes_room_for_the_next(api: Api, store: Store) -> Non
     assert advance(store, api.settings, sweep.id) == 1
     assert live(store, sweep)[0] == second
     assert values_of(store, sweep) == [0, 1, 2]
+
+
+def test_runs_take_outputs_of_a_run_that_is_gone_meanwhile(api: Api, store: Store) -> None:
+    taken = create(store)
+    said = {"method": "grid", "program": PROGRAM, "parameters": {"x": {"values": [1, 2]}}}
+    sweep = api.create_sweep(said, workers=1, inputs=[f"{taken}:model.pt"])
+    (first,) = live(store, sweep)
+    assert store.get(first).waits_for == {taken: "ok"}
+    end(store, taken)
+    store.delete(taken, who="somebody", keep_s=60)
+    end(store, first)
+    assert advance(store, api.settings, sweep.id) == 1
+    assert [(run.state, run.waits_for) for run in map(store.get, live(store, sweep))] == [(S.PENDING, {})]
 
 
 def test_a_grid_is_complete_in_order_and_without_doubles_whatever_becomes_of_its_runs(api: Api, store: Store) -> None:
