@@ -12,7 +12,8 @@ from launch_worker.agent.reports import Reports
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.execute import execute, talk_of
-from launch_worker.attempt.restore import take_up_checkpoints
+from launch_worker.attempt.kept_folders import keeper_of_container
+from launch_worker.attempt.restore import keeper_of, take_up_checkpoints
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.outcome import Outcome
@@ -44,7 +45,8 @@ class Execution:
             attempt.tail = self._outage.repeat(
                 lambda: logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
             )
-            take_up_checkpoints(attempt, self._workplace.context)
+            keeper = keeper_of_container if attempt.folder.is_container else keeper_of
+            take_up_checkpoints(attempt, self._workplace.context, keeper)
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
             logs.follow(talk)

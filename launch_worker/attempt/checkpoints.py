@@ -23,6 +23,7 @@ from launch_worker.clock import boot_time_s
 from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.model.checkpoint import Checkpoint
+from launch_worker.runners.kept_folder import Refreshed
 from launch_worker.runners.talk_folder import tell_job
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ class Keeper:
         *,
         every_s: float | None,
         number: int = 0,
-        refresh: Callable[[], None] = lambda: None,
+        refresh: Callable[[], Refreshed | None] = lambda: None,
         tell: Callable[[str, str], None] | None = None,
     ) -> None:
         """`number` is that of the attempt's newest checkpoint, 0 for none.
 
-        Where the job has its files somewhere else, `refresh` brings the attempt's folder up to date, and may raise
-        LaunchError and OSError; `tell` writes a file, by name and content, into the folder of its talk.
+        Where the job has its files somewhere else, `refresh` brings the attempt's folder up to date, and says what the
+        times of the copies do not; it may raise LaunchError and OSError. `tell` writes a file, by name and content,
+        into the folder of its talk.
         """
         self.folder = Path(f"{folder.root}/{CHECKPOINT}")
         self._attempt = folder
@@ -212,8 +214,9 @@ class Keeper:
         """Note the end of the job; returns whether there is a last complete state that is not stored yet."""
         self._stop_taker()
         try:
-            self._refresh()
-            look = self._look()
+            look, ended_ns = self._refreshed()
+            if ended_ns is not None:
+                end = end._replace(at_ns=lambda: ended_ns)
             if look is not None and look.state != self._taken:
                 heard_ns = None if self._asked is None else self._asked[1]
                 if not look.problem and is_complete(look, end, speaks=self._speaks, heard_ns=heard_ns):
@@ -275,8 +278,7 @@ class Keeper:
         if self._speaks:
             return every_s
         try:
-            self._refresh()
-            look = self._look()
+            look, _ = self._refreshed()
         except (OSError, LaunchError) as error:
             log.warning("checkpoint.not_taken run=%s: %s", self._attempt.run_id, error)
             return every_s
@@ -310,6 +312,15 @@ class Keeper:
             return (self._attempt.talk / TAKEN).read_text().split()[:1] == [str(label)]
         except (OSError, ValueError):
             return False
+
+    def _refreshed(self) -> tuple[Look | None, int | None]:
+        """A look at the folder that is up to date; and when the job has ended, nanoseconds, if that is known by it."""
+        known = self._refresh()
+        look = self._look()
+        if look is not None and known is not None and known.changed_ns:
+            # The times of the copy are those of its making.
+            look.changed_ns = known.changed_ns
+        return look, None if known is None else known.ended_ns
 
     def _look(self) -> Look | None:
         """A look at the folder; None where it is empty: a job without checkpoints needs no imports."""

@@ -1,17 +1,28 @@
-"""Says which folders of an attempt's container are kept when it has ended, and where their copies go."""
+"""Says which folders of an attempt's container are kept, and where their copies go."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.attempt import Attempt, WorkerContext
+from launch_worker.attempt.checkpoints import Keeper
+from launch_worker.attempt.folder import CHECKPOINT, AttemptFolder
+from launch_worker.attempt.restore import keeper_of
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.model.spec import RunSpec
-from launch_worker.runners.kept_folder import KeptFolder, all_files
+from launch_worker.runners.kept_folder import KeptFolder, Refreshed, all_files
+from launch_worker.runners.talk_folder import tell_job
 from launch_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from launch_worker.runners.container.handle import ContainerHandle
 
 #: Name of the folder of outputs in a container.
 OUTPUTS = "outputs"
+#: Bytes and files of a checkpoint at most: as many as there may be of a process, whose disk bounds them.
+_MOST_BYTES, _MOST_FILES = 1 << 62, 200_000
 
 
 def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tuple[KeptFolder, ...]:
@@ -25,4 +36,32 @@ def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tu
 
         wanted = wanted_by(spec.outputs)
     target = folder.outputs_of_container(spec.outputs)
-    return (KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, settings.output_bytes, settings.output_files, wanted),)
+    outputs = KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, settings.output_bytes, settings.output_files, wanted)
+    with contextlib.suppress(FileExistsError):
+        folder.make_checkpoint()
+    target = folder.path / CHECKPOINT
+    checkpoint = KeptFolder(f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, is_mirror=True)
+    return (outputs, checkpoint)
+
+
+def keeper_of_container(attempt: Attempt, context: WorkerContext) -> Keeper:
+    """What keeps the checkpoints of an attempt whose job is a container, once it has one."""
+
+    def handle() -> ContainerHandle | None:
+        # Imported by now where there is a container: its module imports the engine's SDK.
+        from launch_worker.runners.container.handle import ContainerHandle
+
+        return attempt.job if isinstance(attempt.job, ContainerHandle) else None
+
+    def refresh() -> Refreshed | None:
+        container = handle()
+        return None if container is None else container.refresh(attempt.folder.path / CHECKPOINT)
+
+    def tell(name: str, text: str) -> None:
+        # A worker that takes over reads it on this machine.
+        tell_job(attempt.folder.talk, name, text)
+        container = handle()
+        if container is not None:
+            container.tell(name, text)
+
+    return keeper_of(attempt, context, refresh=refresh, tell=tell)

@@ -14,8 +14,9 @@ from typing import Any
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, in_environment, job_environment
+from launch_worker.attempt.folder import CHECKPOINT
 from launch_worker.attempt.folder_reuse import CONFIG
-from launch_worker.attempt.kept_folders import OUTPUTS, kept_folders
+from launch_worker.attempt.kept_folders import OUTPUTS, keeper_of_container, kept_folders
 from launch_worker.attempt.restore import RESUMED, keeper_of
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
@@ -38,6 +39,8 @@ NO_PLACE = (
     "checkpoints are kept where LAUNCH_OUTPUT_URL says, and this worker has none; set it in the worker's environment "
     "(file:///shared/outputs, s3://bucket/outputs), or submit without --checkpoint-every"
 )
+#: Folders of a container in which a job leaves something, by the variables that name them.
+_LEFT = {"LAUNCH_OUTPUT_DIR": OUTPUTS, "LAUNCH_CHECKPOINT_DIR": CHECKPOINT}
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
 Start = Callable[[Path | None], Job]
 
@@ -225,8 +228,8 @@ def _checkpoints(attempt: Attempt, context: WorkerContext) -> dict[str, str]:
 def _container(
     attempt: Attempt, context: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter
 ) -> Start:
-    if attempt.spec.checkpoint_every_s is not None:
-        raise InputError("checkpoints of containers are not kept; submit without --checkpoint-every")
+    if attempt.spec.checkpoint_every_s is not None and not context.settings.output_url:
+        raise InputError(NO_PLACE)
     # Before the import below: this imports the engine's SDK, of which several threads at once would find a half.
     context.containers()
     from launch_worker.runners.container.config import Labels, NewContainer
@@ -246,7 +249,8 @@ def _container(
     attempt.folder.mark_container(record)
     keeps = kept_folders(attempt.folder, spec, context.settings)
     if keeps:
-        env["LAUNCH_OUTPUT_DIR"] = f"{LAUNCH_DIR}/{OUTPUTS}"
+        env |= {name: f"{LAUNCH_DIR}/{folder}" for name, folder in _LEFT.items()}
+        attempt.checkpoints = keeper_of_container(attempt, context)
     labels = Labels(
         system=context.system(),
         run=record.id,
@@ -260,12 +264,14 @@ def _container(
     def new(code: Path | None) -> NewContainer:
         arguments = _arguments(spec) if spec.sweep else None
         folders = {INPUTS: attempt.folder.path / INPUTS} if spec.inputs else {}
-        empty = (OUTPUTS,) if keeps else ()
+        if attempt.is_resumed:
+            folders[CHECKPOINT] = attempt.folder.path / CHECKPOINT
+        empty = tuple(name for name in _LEFT.values() if name not in folders) if keeps else ()
         return NewContainer(
             plan,
             spec.command,
             labels,
-            env,
+            env | RESUMED if attempt.is_resumed else env,
             cwd=_folder_in_container(attempt, code),
             gpus=record.gpus,
             files=Files(_config(record, spec), code, arguments=arguments, folders=folders, empty=empty),

@@ -15,6 +15,7 @@ from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, DamagedError, LaunchError, StartError
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.units import format_duration
+from launch_worker.runners.kept_folder import Refreshed
 
 log = logging.getLogger("launch_worker.checkpoints")
 
@@ -28,7 +29,7 @@ def keeper_of(
     attempt: Attempt,
     context: WorkerContext,
     *,
-    refresh: Callable[[], None] = lambda: None,
+    refresh: Callable[[], Refreshed | None] = lambda: None,
     tell: Callable[[str, str], None] | None = None,
 ) -> Keeper:
     """What keeps the checkpoints of an attempt; `refresh` and `tell` are as those of `Keeper`."""
@@ -47,7 +48,9 @@ def keeper_of(
     return Keeper(attempt.folder, sender, every_s=every_s, number=number, refresh=refresh, tell=tell)
 
 
-def take_up_checkpoints(attempt: Attempt, context: WorkerContext) -> None:
+def take_up_checkpoints(
+    attempt: Attempt, context: WorkerContext, keeper_of: Callable[[Attempt, WorkerContext], Keeper] = keeper_of
+) -> None:
     """Go on with the checkpoints of an attempt whose job another worker started, if that worker kept any."""
     if context.settings.output_url and os.path.isdir(f"{attempt.folder.root}/{CHECKPOINT}"):
         attempt.checkpoints = keeper_of(attempt, context)

@@ -1,15 +1,25 @@
-"""Defines a folder of a container, of which a copy is kept when the container has ended."""
+"""Defines a folder of a container, of which a copy is kept: when the container has ended, or while it runs too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 def all_files(path: str) -> bool:
     """The answer where each file is wanted."""
     return True
+
+
+class Refreshed(NamedTuple):
+    """What is known of a folder whose copy is up to date. Times are nanoseconds since 1970."""
+
+    #: Time of its latest change, or a little later; 0 where the container has no such folder.
+    changed_ns: int
+    #: Time at which the container ended; None while it runs.
+    ended_ns: int | None
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,8 @@ class KeptFolder:
     max_files: int
     #: Whether a file is kept, by its path in the folder.
     wanted: Callable[[str], bool] = all_files
+    #: Whether the copy is brought up to date while the container runs; a file that has not changed stays as it is.
+    is_mirror: bool = False
 
     @property
     def left_out(self) -> Path:

@@ -185,3 +185,64 @@ def test_without_a_place_for_them_a_run_that_asks_for_checkpoints_is_told_so(clu
     assert set(plain.logs().split()) - {b"output"} == {b"[]", b"config.json", b"talk"}
     assert asks.wait(20) is RunState.FAILED
     assert "LAUNCH_OUTPUT_URL" in asks.record.reason
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+
+#: As TRAIN, of one file and in a shell; it ends with exit code 7 at the third epoch of the first attempt.
+TRAIN_IN_SHELL = """
+cd "$LAUNCH_CHECKPOINT_DIR"; i=$(cat model 2>/dev/null || echo 0); echo "found $i ${LAUNCH_RESUMED:-0}"
+while [ $i -lt 4 ]; do
+    i=$((i+1)); echo $i >new.tmp; busybox mv new.tmp model
+    echo "{\\"checkpoint\\": $i}" >>"$LAUNCH_RUN_DIR/to_worker"
+    until [ "$(cat "$LAUNCH_RUN_DIR/checkpoint_taken" 2>/dev/null)" = $i ]; do sleep 0.05; done
+    [ $LAUNCH_ATTEMPT$i = 13 ] && exit 7
+done
+exit 0
+"""
+#: Saves once, says nothing, and waits for ever in its first attempt.
+SAVES_ONCE = """
+cd "$LAUNCH_CHECKPOINT_DIR"; echo "found $(cat model 2>/dev/null) ${LAUNCH_RESUMED:-0}"
+[ $LAUNCH_ATTEMPT = 1 ] && echo weights >model && sleep 600
+exit 0
+"""
+
+
+def test_a_container_goes_on_from_what_it_called_complete(kept: Cluster, engine: Any, busybox_image: str) -> None:
+    kept.worker()
+    run = submit(
+        ["sh", "-c", TRAIN_IN_SHELL],
+        image=busybox_image,
+        container={"user": "nobody", "read_only": True},
+        retries=1,
+        api=kept.api,
+    )
+    assert run.wait(60) is RunState.FINISHED, run.record.reason
+    assert printed(run, 1) == "found 0 0\n"
+    assert printed(run, 2) == "found 3 1\n"
+    assert kept.show(run.id)["checkpoint"]["attempt"] == 2
+
+
+def test_a_container_that_says_nothing_goes_on_from_what_it_left_alone(
+    kept: Cluster, engine: Any, busybox_image: str, tmp_path: Path
+) -> None:
+    """One is killed after a while; the machine of the other is lost, and had taken its state now and then."""
+    first = kept.worker()
+
+    def saves(**options: Any) -> Run:
+        return submit(["sh", "-c", SAVES_ONCE], image=busybox_image, retries=1, api=kept.api, **options)
+
+    killed, lost = saves(), saves(checkpoint_every=0.5)
+    wait_until(lambda: lost.refresh().checkpoint, what="its state is stored while it runs")
+    (entry,) = engine.api.containers(filters={"label": f"launch.run={killed.id}"})
+    engine.api.kill(entry["Id"], "SIGKILL")
+    assert killed.wait(60) is RunState.FINISHED, killed.record.reason
+    assert [printed(killed, attempt) for attempt in (1, 2)] == ["found  0\n", "found weights 1\n"]
+    for pid in (guard_of(first.pid), first.pid):
+        os.kill(pid, signal.SIGKILL)
+    (entry,) = engine.api.containers(filters={"label": f"launch.run={lost.id}"})
+    engine.api.remove_container(entry["Id"], force=True, v=True)
+    kept.worker(name="second", env={"LAUNCH_WORK_DIR": str(tmp_path / "elsewhere")})
+    kept.beat()
+    assert lost.wait(60) is RunState.FINISHED, lost.record.reason
+    assert printed(lost, 2) == "found weights 1\n"

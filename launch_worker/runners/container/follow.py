@@ -10,7 +10,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from launch_worker.runners.container.end import End
 from launch_worker.runners.container.folders import keep
 from launch_worker.runners.container.life import RETRY_S, Containers, Life
 from launch_worker.runners.container.log_stream import LogStream
+from launch_worker.runners.container.mirror import Mirror
 from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.state import ContainerState
@@ -59,6 +61,7 @@ class Follower:
         output: Path,
         events: queue.SimpleQueue[Any],
         keeps: Sequence[KeptFolder] = (),
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         self._life = life
         self._start = start
@@ -68,6 +71,7 @@ class Follower:
         self._output = output
         self._events = events
         self._keeps = keeps
+        self._mirrors = mirrors
         self._stream = LogStream(life, runner, output, rest_silence_s=_REST_S / 3)
 
     def begin(self) -> None:
@@ -190,17 +194,20 @@ class Follower:
             life.changed.notify_all()
         if not is_raised:
             self._events.put(ended)
-            for kept in self._keeps if life.has_run else ():
-                self._keep(kept)
+            if life.has_run:
+                for kept in self._keeps:
+                    self._keep(kept, partial(keep, self._runner.engine, life.container, kept, check=self._check_left))
+                for mirror in self._mirrors:
+                    self._keep(mirror.kept, partial(mirror.refresh, at_rest=True, check=self._check_left))
             self._events.put(Gone())
 
-    def _keep(self, kept: KeptFolder) -> None:
+    def _keep(self, kept: KeptFolder, copy: Callable[[], object]) -> None:
         """Copy a folder of the ended container, unless another worker will. Never raises."""
         life, name = self._life, kept.target.name
         give_up = time.monotonic() + _KEEP_S
         while not life.is_left:
             try:
-                keep(self._runner.engine, life.container, kept, check=self._check_left)
+                copy()
                 return
             except EngineAwayError as error:
                 problem: Exception = error

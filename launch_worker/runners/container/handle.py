@@ -19,11 +19,12 @@ from launch_worker.runners.container.config import Labels
 from launch_worker.runners.container.end import End
 from launch_worker.runners.container.follow import Follower
 from launch_worker.runners.container.life import Containers, Life
+from launch_worker.runners.container.mirror import Mirror
 from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.stopping import Stopping
 from launch_worker.runners.job import Exited, Look
-from launch_worker.runners.kept_folder import KeptFolder
+from launch_worker.runners.kept_folder import KeptFolder, Refreshed
 from launch_worker.runners.process.exits import Exit
 
 log = logging.getLogger("launch_worker.container")
@@ -66,8 +67,17 @@ class ContainerHandle:
         self._stopping = Stopping(self._life, runner)
         self._end = End(self._life, self._start, runner, output, warning=warning)
         self._notes = Notes(self._life, self._start)
+        self._mirrors = [Mirror(kept, self._life, runner.engine) for kept in keeps if kept.is_mirror]
         self._follower = Follower(
-            self._life, self._start, self._end, self._notes, runner, output=output, events=events, keeps=keeps
+            self._life,
+            self._start,
+            self._end,
+            self._notes,
+            runner,
+            output=output,
+            events=events,
+            keeps=[kept for kept in keeps if not kept.is_mirror],
+            mirrors=self._mirrors,
         )
 
     @property
@@ -157,6 +167,18 @@ class ContainerHandle:
     def explain(self, outcome: Outcome) -> Outcome:
         """Add to the outcome the engine's knowledge of the end."""
         return self._end.explain(outcome)
+
+    def refresh(self, target: Path) -> Refreshed | None:
+        """Bring a copy that the container's runner keeps up to date; None where it keeps none at this path.
+
+        Raises LaunchError, OSError.
+        """
+        found = [mirror for mirror in self._mirrors if mirror.kept.target == target]
+        return found[0].refresh() if found else None
+
+    def tell(self, name: str, text: str) -> None:
+        """Put a file into the folder of the job's talk. Never raises."""
+        self._runner.talks.tell(self._life.container, name, text)
 
     def leave(self) -> None:
         """Stop supervising: the next worker copies its log from here on."""

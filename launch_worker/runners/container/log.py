@@ -87,7 +87,7 @@ class ContainerLog:
         self._in_mark = self._is_open = False
         self._skip = self._size - self._mark_size
         self._unsure, self._unsure_bytes = ([], 0) if self._mark_at else (None, 0)
-        return max(0, _nanoseconds(self._mark_at) - _DISORDER_NS) / 1e9
+        return max(0, nanoseconds(self._mark_at) - _DISORDER_NS) / 1e9
 
     def add(self, message: bytes) -> None:
         """Copy one message of the engine, its time in front."""
@@ -104,7 +104,7 @@ class ContainerLog:
         else:
             self._unsure.append((at, data))
             self._unsure_bytes += len(data)
-            is_past = _nanoseconds(at) > _nanoseconds(self._mark_at) + _DISORDER_NS
+            is_past = nanoseconds(at) > nanoseconds(self._mark_at) + _DISORDER_NS
             if is_past or self._unsure_bytes > _UNSURE_BYTES:
                 self._mark_is_lost()
 
@@ -123,9 +123,9 @@ class ContainerLog:
     def _mark_is_lost(self) -> None:
         """Copy the messages that were held back and are newer than the mark: the engine has dropped its older log."""
         unsure, self._unsure, self._skip = self._unsure or [], None, 0
-        mark = _nanoseconds(self._mark_at)
+        mark = nanoseconds(self._mark_at)
         for at, data in unsure:
-            if _nanoseconds(at) > mark:
+            if nanoseconds(at) > mark:
                 self._copy(at, data)
 
     def _copy(self, at: bytes, data: bytes) -> None:
@@ -173,7 +173,7 @@ class ContainerLog:
             return b"", 0
 
 
-def _nanoseconds(at: bytes) -> int:
+def nanoseconds(at: bytes) -> int:
     """Nanoseconds since the epoch of a time as the engine writes it; 0 for any other text."""
     found = _TIME.fullmatch(at)
     if found is None:

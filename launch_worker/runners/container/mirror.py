@@ -4,14 +4,57 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from launch_worker.errors import NoContainerError
 from launch_worker.runners.container.engine import Engine
-from launch_worker.runners.container.folders import Copied, copy_out, digest_of
-from launch_worker.runners.kept_folder import KeptFolder
+from launch_worker.runners.container.folders import Copied, UnsettledError, copy_out, digest_of
+from launch_worker.runners.container.life import Life
+from launch_worker.runners.kept_folder import KeptFolder, Refreshed
 from launch_worker.untrusted.removal import remove_tree
+
+#: Number of times that a folder is copied anew because the job has changed it meanwhile.
+_TRIES = 3
+
+
+class Mirror:
+    """The copy of one folder of a container. Thread-safe."""
+
+    def __init__(self, kept: KeptFolder, life: Life, engine: Engine) -> None:
+        self.kept = kept
+        self._life = life
+        self._engine = engine
+        self._refreshing = threading.Lock()
+        #: Answer for the container that has ended; None before.
+        self._last: Refreshed | None = None
+
+    def refresh(self, *, at_rest: bool = False, check: Callable[[], None] = lambda: None) -> Refreshed:
+        """Bring the copy up to date, of one instant of the folder; not any more once that was done `at_rest`.
+
+        Raises as `copy_out`: UnsettledError for a folder that the job does not leave alone for long enough.
+        """
+        with self._refreshing:
+            if self._last is not None:
+                return self._last
+            if not self._life.container:
+                raise NoContainerError("the container is not found yet")
+            for left in range(_TRIES - 1, -1, -1):
+                try:
+                    newest_s = refresh(self._engine, self._life.container, self.kept, at_rest=at_rest, check=check)
+                    break
+                except UnsettledError:
+                    if not left:
+                        raise
+            # The engine tells whole seconds.
+            changed_ns = (newest_s + 1) * 1_000_000_000 if newest_s else 0
+            if not at_rest:
+                return Refreshed(changed_ns, None)
+            end = self._life.end
+            self._last = Refreshed(changed_ns, None if end is None else end.finished_ns or None)
+            return self._last
 
 
 def refresh(

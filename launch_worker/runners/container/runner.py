@@ -33,6 +33,7 @@ from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.images import Images
 from launch_worker.runners.container.into import Files, archive_of
+from launch_worker.runners.container.mirror import refresh
 from launch_worker.runners.container.registry_auth import Credentials
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.state import look_at
@@ -218,7 +219,10 @@ class ContainerRunner:
                 self._kill(container)
             for kept in keeps:
                 try:
-                    keep(self.engine, container, kept)
+                    if kept.is_mirror:
+                        refresh(self.engine, container, kept, at_rest=True)
+                    else:
+                        keep(self.engine, container, kept)
                 except OSError as error:
                     log.error("folder.not_kept container=%s: %s", container[:12], error)
             with clear_errors():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.runners.container.engine import Engine, clear_errors
+from launch_worker.runners.container.log import nanoseconds
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ContainerState:
     has_memory_limit: bool
     #: Name of the image's stop signal.
     stop_signal: str
+    #: Time of its end, nanoseconds since 1970 by the clock of the engine's machine; 0 before.
+    finished_ns: int = 0
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> ContainerState:
@@ -49,6 +52,7 @@ class ContainerState:
             has_init=bool(host.get("Init")),
             has_memory_limit=bool(host.get("Memory")),
             stop_signal=config.get("StopSignal") or "SIGTERM",
+            finished_ns=max(0, nanoseconds(str(state.get("FinishedAt") or "").encode())),
         )
 
     @property

@@ -83,16 +83,20 @@ class ContainerTalks:
 
     def show_stop(self, container: str, reason: str, kill_at: float) -> None:
         """Put the file that says that the job shall stop; the job is signalled anyway."""
-        text = stop_text(reason, kill_at).encode()
+        self.tell(container, STOP, stop_text(reason, kill_at))
+
+    def tell(self, container: str, name: str, text: str) -> None:
+        """Put a file into the folder of a container's talk. Never raises."""
+        data = text.encode()
         with io.BytesIO() as buffer:
             with tarfile.open(fileobj=buffer, mode="w") as archive:
-                entry = tarfile.TarInfo(STOP)
-                entry.size, entry.mode = len(text), 0o644
-                archive.addfile(entry, io.BytesIO(text))
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(data), 0o644
+                archive.addfile(entry, io.BytesIO(data))
             try:
                 self._engine.put(container, _FOLDER, buffer.getvalue())
             except LaunchError as error:
-                log.warning("stop.not_shown container=%s: %s", container[:12], error)
+                log.warning("%s.not_shown container=%s: %s", name, container[:12], error)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
