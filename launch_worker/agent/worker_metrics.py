@@ -12,6 +12,7 @@ from launch_worker.agent.outage import Outage
 from launch_worker.agent.probes import Vitals
 from launch_worker.code.environments import folder_of, kept_in
 from launch_worker.logs.recorder import buffer_folder
+from launch_worker.outputs.outgoing import outgoing_names
 from launch_worker.prometheus.metrics import Values, one
 from launch_worker.settings import Settings
 
@@ -55,6 +56,7 @@ class WorkerMetrics:
             "launch_worker_attempts_unknown": one(len(self._attempts.troubled)),
             "launch_worker_spool_bytes": one(_size(buffer_folder(self._settings.work_dir))),
             "launch_worker_environments": one(len(kept_in(folder_of(self._settings)))),
+            "launch_worker_outputs_waiting": one(len(outgoing_names(self._settings.work_dir))),
             "launch_worker_disk_free_bytes": [] if free_bytes is None else one(free_bytes),
         }
 

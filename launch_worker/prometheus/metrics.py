@@ -127,6 +127,7 @@ WORKER = (
     Metric("launch_worker_renewals_late_total", "counter", "Renewals that came later than twice LAUNCH_HEARTBEAT_S."),
     Metric("launch_worker_attempts_unknown", "gauge", "Attempts of which the engine of their containers says nothing."),
     Metric("launch_worker_spool_bytes", "gauge", "Output of ended attempts on this machine that is not stored yet."),
+    Metric("launch_worker_outputs_waiting", "gauge", "Attempts whose outputs wait on this machine to be stored."),
     Metric("launch_worker_environments", "gauge", "Python environments that this machine keeps."),
     Metric("launch_worker_disk_free_bytes", "gauge", "Bytes free where LAUNCH_WORK_DIR is."),
 )
