@@ -603,6 +603,18 @@ def test_without_an_engine_container_runs_go_back_to_their_queue_and_processes_g
     assert worker.process.poll() is None
 
 
+def test_a_worker_without_its_engine_leaves_containers_to_a_sound_one(containers: Containers) -> None:
+    cluster = containers.cluster
+    cluster.worker(name="sound")
+    cluster.worker("default,only", name="hurt", env={"DOCKER_HOST": f"unix://{cluster.folder}/none.sock"})
+    first = submit(["true"], image=containers.image, queue="only", api=cluster.api)
+    wait_until(lambda: first.refresh().misstarts == 1, what="the hurt worker has found out")
+    runs = [submit(["true"], image=containers.image, api=cluster.api) for _ in range(4)]
+    for run in runs:
+        assert ended(run) is RunState.FINISHED
+        assert (run.record.worker.partition("@")[0], run.record.attempt) == ("sound", 1)
+
+
 class Forwarder:
     """socat-like: a unix socket that leads to the engine until it is cut."""
 
