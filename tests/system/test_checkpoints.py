@@ -41,6 +41,7 @@ for epoch in range(found[0] + 1, last + 1):
     print("kept" if act == "wait" else "taken", epoch, flush=True)
     if act and act.isdigit():
         sys.exit(int(act))
+Path(run.output_dir, "result.txt").write_text(f"trained for {last} epochs")
 """
 
 
@@ -81,6 +82,9 @@ def test_a_run_goes_on_from_its_last_checkpoint_on_another_machine(kept: Cluster
     shown = kept.show(run.id)
     assert (shown["checkpoint"]["attempt"], shown["checkpoint"]["files"]) == (2, 2)
     assert "checkpoint  of attempt 2, " in kept.run("launch-worker", "show", run.id).out
+    fetched = kept.run("launch-worker", "files", run.id, "--get", "mine")
+    assert fetched.code == 0, fetched
+    assert (tmp_path / "mine" / "result.txt").read_text() == "trained for 5 epochs"
 
 
 def test_the_last_complete_state_is_kept_before_the_next_attempt_begins(kept: Cluster) -> None:
