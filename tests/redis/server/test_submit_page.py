@@ -131,6 +131,18 @@ def test_a_form_begins_with_a_run_and_takes_over_its_secrets_by_name(person: htt
     assert spec["env"] == {"A": "1"}
 
 
+def test_a_copy_brings_the_content_of_the_requirements_along(person: httpx.Client, kept: Store) -> None:
+    files = {"envs/gpu.txt": "-r ../base.txt\n", "base.txt": "numpy\n"}
+    first = create(kept, requirements="envs/gpu.txt", requirements_files=files)
+    page = person.get(f"/submit?from={first}").text
+    assert value_of(page, "requirements") == "envs/gpu.txt"
+    said = {"command": "python -c 2", "requirements": "envs/gpu.txt", "from": first}
+    assert spec_of(kept, person.post("/submit", data=said))["requirements_files"] == files
+    other = person.post("/submit", data=said | {"requirements": "other.txt"})
+    assert other.status_code == 422
+    assert "must come along" in unescape(other.text)
+
+
 def test_secrets_of_others_are_not_taken_over(shown: TestServer, kept: Store, tokens: dict[str, str]) -> None:
     run = create(kept, project=OPEN, env={"API_TOKEN": "s3cret"})
     with shown.client(tokens["operator"]) as client:
