@@ -1,8 +1,11 @@
 """Keeps the checkpoints of one attempt: takes states of its folder, and stores the newest.
 
 A state is complete when the job says so. Of a job that never does it is complete when nothing in the folder has changed
-for two seconds, and when the job has ended by itself. Two threads work for an attempt, from the job's first word on or
-as often as its run asks for: one copies complete states, which the job waits for, the other stores the newest copy.
+for two seconds, and when the job has ended by itself. A folder that never settles is taken as it is at one instant, as
+often as the run asks for, if no file of it is being written.
+
+Two threads work for an attempt, from the first word of the job on or as often as its run asks for: one copies complete
+states, which the job waits for, the other stores the newest copy.
 """
 
 from __future__ import annotations
@@ -40,6 +43,12 @@ _RETRY_S, _LONGEST_RETRY_S = 0.5, 15.0
 _LOOK_S = 0.1
 #: Seconds that a thread which stores gets to end; a store that hangs keeps nobody.
 _JOIN_S = 2.0
+
+
+#: Seconds without a change after which a file is not being written, where nobody can see who writes it.
+_CALM_S = 0.2
+#: Seconds for which a folder that does not settle is waited for, at least.
+_LEAST_RESTLESS_S = 1.0
 
 
 class GivenUpError(LaunchError):
@@ -152,6 +161,7 @@ class Keeper:
         self._every_s = every_s
         self._number = number
         self._refresh = refresh
+        self._is_elsewhere = tell is not None
         self._tell = partial(tell_job, folder.talk) if tell is None else tell
         self._changed = threading.Condition()
         #: Whether the job has called a state complete: nothing else makes one complete then, but a good end.
@@ -161,6 +171,8 @@ class Keeper:
         self._asked: tuple[int, int] | None = None
         #: Facts of the files of the latest state that was taken, or restored, by path.
         self._taken: dict[str, tuple[int, ...]] = {}
+        #: Monotonic time since which the folder has a state that is to be taken and has not settled; None for none.
+        self._restless_s: float | None = None
         self._waiting: Snapshot | None = None
         self._sending: Snapshot | None = None
         self._is_closed = False
@@ -271,7 +283,10 @@ class Keeper:
                 due = time.monotonic() + self._look_now()
 
     def _look_now(self) -> float:
-        """Take the present state if it is new and settled; returns seconds until the next look."""
+        """Take the present state if it is new and settled; returns seconds until the next look.
+
+        A folder that has not settled for a period is taken as it is: its job saves more often than others look.
+        """
         from launch_worker.outputs.snapshot import SETTLED_S
 
         every_s = self._every_s or 0.0
@@ -283,21 +298,33 @@ class Keeper:
             log.warning("checkpoint.not_taken run=%s: %s", self._attempt.run_id, error)
             return every_s
         if look is None or look.state == self._taken:
+            self._restless_s = None
             return every_s
         settled_s = (time.time_ns() - look.changed_ns) / 1e9
-        if settled_s < SETTLED_S:
+        self._restless_s = self._restless_s or time.monotonic()
+        is_restless = time.monotonic() - self._restless_s >= max(every_s, _LEAST_RESTLESS_S)
+        if self._is_elsewhere and settled_s < _CALM_S:
+            is_restless = False
+        if settled_s < SETTLED_S and not is_restless:
             return min(every_s, max(0.01, SETTLED_S - settled_s))
-        self._take(0)
+        self._take(0, may_be_amid=settled_s < SETTLED_S)
+        self._restless_s = None
         return every_s
 
-    def _take(self, label: int) -> None:
+    def _take(self, label: int, *, may_be_amid: bool = False) -> None:
         """Copy the present state, and hand it over to be stored; the job is answered."""
         from launch_worker.outputs.snapshot import take
 
         why = ""
         try:
             self._refresh()
-            taken = take(self.folder, number=self._next_number(), label=label, known=self._sender.known)
+            taken = take(
+                self.folder,
+                number=self._next_number(),
+                label=label,
+                known=self._sender.known,
+                may_be_amid=may_be_amid,
+            )
             self._taken = {} if taken.look is None else taken.look.state
             self._hand_over(taken)
         except (OSError, LaunchError) as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 from launch_worker.errors import LaunchError
 from launch_worker.outputs.content import Bounds, ChangedError, Found, Scan, open_below, scan
 from launch_worker.outputs.manifest import MAX_FILES, Manifest, StoredFile
+from launch_worker.outputs.open_files import file_being_written
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
 
@@ -123,9 +124,12 @@ def look_at(folder: Path) -> Look:
         os.close(top)
 
 
-def take(folder: Path, *, number: int, label: int = 0, known: Known | None = None) -> Snapshot:
+def take(
+    folder: Path, *, number: int, label: int = 0, known: Known | None = None, may_be_amid: bool = False
+) -> Snapshot:
     """Copy the state of a folder beside it, again while it changes meanwhile.
 
+    `may_be_amid`: the job may be amid a file, so that no file may be open for writing either.
     Raises UnsettledError when the folder does not hold still; OSError, as for a full disk, and LaunchError for a folder
     of which no state can be kept.
     """
@@ -137,6 +141,9 @@ def take(folder: Path, *, number: int, label: int = 0, known: Known | None = Non
         remove_tree(str(partial))
         try:
             taken = _take(folder, partial, known or {})
+            # After the copy: a file that was closed before is as it was copied.
+            if may_be_amid and (path := file_being_written(folder)):
+                raise ChangedError(path, "it is being written")
         except ChangedError as error:
             why = str(error)
             continue

@@ -16,7 +16,7 @@ from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import LaunchError
 from launch_worker.model.checkpoint import Checkpoint
-from launch_worker.outputs.snapshot import Known, Snapshot, look_at, take, taken_before
+from launch_worker.outputs.snapshot import Known, Snapshot, UnsettledError, look_at, take, taken_before
 from tests.conftest import wait_until
 
 GOOD = frozenset({0, 85})
@@ -204,6 +204,29 @@ def test_a_folder_is_taken_as_often_as_asked_for_once_it_is_settled(
         wait_until(lambda: job.models == ["1", "half"])
     finally:
         job.keeper.leave()
+
+
+def test_a_folder_that_never_settles_is_taken_as_it_is_between_two_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch_worker.outputs.snapshot.SETTLED_S", 3600.0)
+    monkeypatch.setattr("launch_worker.attempt.checkpoints._LEAST_RESTLESS_S", 0.05)
+    job = Job(tmp_path, every_s=0.05)
+    with (job.folder / "model").open("w") as file:
+        file.write("half")
+        file.flush()
+        with pytest.raises(UnsettledError, match="it is being written"):
+            take(job.folder, number=1, may_be_amid=True)
+        job.keeper.begin()
+        try:
+            file.write(" and half")
+            file.close()
+            wait_until(lambda: job.models == ["half and half"])
+            job.write("2", name="model.tmp")
+            os.replace(job.folder / "model.tmp", job.folder / "model")
+            wait_until(lambda: job.models == ["half and half", "2"])
+        finally:
+            job.keeper.leave()
 
 
 SETTLED_NS = 2 * 10**9

@@ -334,9 +334,9 @@ def test_a_check_that_raises_ends_the_sending(folder: Path, stored: StoredOutput
         nonlocal calls
         calls += 1
         if calls > 5:
-            raise InterruptedError
+            raise LaunchError("the worker ends")
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(LaunchError, match="the worker ends"):
         store(folder, stored, check=check)
 
 
