@@ -204,10 +204,13 @@ def submit(
     how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a datetime, ISO text or seconds
     since 1970) or after `delay`, and within `expires`, or it is Killed.
 
+    `timeout` may be followed by another attempt (`on_timeout="requeue:3"`), and a `signal` may come ahead of the end
+    (`USR1@120`; docs/jobs.md).
+
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
     machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for
-    as long as it is kept. Raises InputError before anything is written, and
-    BrokerUnavailableError within 5 s when Redis is away.
+    as long as it is kept. A key may hold for a time, `KEY:for 1h`, or until its run has ended, `KEY:until-end`. Raises
+    InputError before anything is written, and BrokerUnavailableError within 5 s when Redis is away.
     """
     options = {name: value for name, value in locals().items() if name not in ("api", "strict")}
     api = api or Api()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from launch_worker.api.http_connection import HttpConnection, LostAnswerError, error_of
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.ids import new_run_id
+from launch_worker.ids import new_run_id, parse_unique
 from launch_worker.settings import Settings
 from launch_worker.submission.options import Item, as_options
 from launch_worker.submission.resolve import current_folder
@@ -118,7 +118,7 @@ class HttpSubmitter:
             said["project"] = self.settings.project
         if item.upload is not None and not check:
             said["upload"] = self.send_folder(item.upload)
-        if not (item.run_id or item.unique):
+        if not item.run_id and not (item.unique and not parse_unique(item.unique).is_timed):
             # The request can then be repeated.
             said["id"] = new_run_id(room=1 if item.array is None else len(item.array.indexes))
         return said

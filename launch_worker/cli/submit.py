@@ -214,7 +214,7 @@ def _submit_and_wait(url: str | None, items: list[Item], call: Call) -> int:
 
         for run in runs:
             run.refresh()
-            echo_json(run.as_json(history=True))
+            echo_json(run.as_json(history=True) | {"is_new": run.is_new})
     return code
 
 

@@ -383,8 +383,8 @@ ONCE = (
     _once(
         "unique",
         read.unique,
-        "Once only: name the run that you have submitted with this key.",
-        "KEY",
+        "Once only: name the run that you submitted with this key.",
+        "KEY[:TIME]",
     ),
     _once(
         "id",

@@ -30,6 +30,19 @@ class Created(NamedTuple):
     is_new: bool
     #: Number of live workers that consume the run's queue.
     consumers: int
+    #: Id of the run that has the key already, for which this one was not made; '' for none.
+    holder: str = ""
+
+
+class Once(NamedTuple):
+    """A key that one run or array has for a time."""
+
+    #: Name of the key: a hash of the key and its user.
+    slot: str
+    #: Seconds for which it is had; None until the end of the run or array.
+    for_s: float | None
+    #: Place of this run in its array.
+    place: int = 0
 
 
 class Announced(NamedTuple):
@@ -59,6 +72,7 @@ class New(NamedTuple):
     #: Runs and groups that it waits for, and the wish for each one's end, where the spec does not say all of that. One
     #: with the wish UNSEEN is refused as if it was not there.
     waits: Mapping[str, str] | None = None
+    once: Once | None = None
 
 
 class Configs(NamedTuple):
@@ -117,14 +131,15 @@ class Creator(Client):
         user_groups: tuple[str, ...] = (),
         group: Announced | None = None,
         waits: Mapping[str, str] | None = None,
+        once: Once | None = None,
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
         The run waits until `at_us` (server microseconds), or for `delay_s`. Raises ConfigChanged when a configuration
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
-        knows its queue.
+        knows its queue. Where another run has its key (`once`), nothing is made.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits, once)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -175,6 +190,9 @@ class Creator(Client):
             for answer in found:
                 if isinstance(answer, int):
                     answers.append(Created(bool(answer), consumers))
+                    continue
+                if isinstance(answer, list) and answer[0] == -4:
+                    answers.append(Created(False, consumers, text(answer[1])))
                     continue
                 try:
                     self._refuse(batch[len(answers)].spec, answer)
@@ -237,7 +255,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
     groups: dict[str, int] = {}
     batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits in runs:
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits, once in runs:
         if batch != (spec.queue, queue_config, pool_config, group):
             batch = (spec.queue, queue_config, pool_config, group)
             if group is not None:
@@ -248,7 +266,13 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
         fields = fields_of(spec, waits)
         fields += proven_fields(user, user_groups)
-        args += (run_id, due, expiry_of(spec), len(fields))
+        named = run_id
+        if once is not None:
+            # Of an array all runs have the key together, under the id of the first one.
+            for_us = "end" if once.for_s is None else round(once.for_s * 1e6)
+            named = f"{run_id} {once.slot} {spec.array or run_id} {for_us}"
+            fields += ["once", once.slot]
+        args += (named, due, expiry_of(spec), len(fields))
         args += fields
     announced = [word for known in groups.items() for word in known]
     return [int(if_queue_known), reason, acl_user, len(groups), *announced, *args]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
+from launch_worker.ids import parse_unique
 from launch_worker.model import readers
 from launch_worker.model.options import CONTAINER, ITEM, LINE, OPTIONS, SPEC
 from launch_worker.model.spec import RunSpec
@@ -45,7 +46,7 @@ class Item:
     #: A folder of this machine; `given` has UNSENT in its place.
     upload: str | None = None
     #: Id of its run (of an array, the first one's), or the key of which there is one run. A run that is there already
-    #: is left as it is.
+    #: is left as it is. With a key that holds for a time, the id is that of the run that is made if there is none.
     run_id: str = ""
     unique: str = ""
     #: Place in a file, FILE:LINE; '' for a command line.
@@ -79,8 +80,6 @@ def read_line(line: bytes, *, defaults: Mapping[str, Any] | None = None, folder:
 
 def _item(found: Mapping[str, Any], *, folder: str, where: str) -> Item:
     """The item of options that have their own names."""
-    if "id" in found and "unique" in found:
-        raise InputError("id and unique both say once only; leave out one of them")
     if "delay" in found and "at" in found:
         raise InputError("a run starts at a time or after a delay, not both; leave out one of at and delay")
     if "retry" in found and found.get("retries") == 0:
@@ -90,6 +89,8 @@ def _item(found: Mapping[str, Any], *, folder: str, where: str) -> Item:
         option = _OPTIONS[name]
         read[option.owner][option.field] = option.reader(name, value)
     given, container, item = read[SPEC], read[CONTAINER], read[ITEM]
+    if "run_id" in item and "unique" in item and not parse_unique(item["unique"]).is_timed:
+        raise InputError("id and unique both say once only; leave out one of them")
     if "array" in item:
         item["array"] = parse_array(item["array"])
     if "upload" in item:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
+from launch_worker.ids import check_run_id, later_run_id, new_run_id, parse_unique, unique_run_id
 from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
 from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
-from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New
+from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New, Once
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
 from launch_worker.submission.resolve import from_here, resolve
 from launch_worker.submission.sent import Sent, me
@@ -70,6 +70,7 @@ class Submitter:
         strict: bool = False,
         run_id: str = "",
         group: Announced | None = None,
+        once: Once | None = None,
     ) -> Sent:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
         run_id = check_run_id(run_id) if run_id else new_run_id()
@@ -87,12 +88,13 @@ class Submitter:
                     user_groups=tuple(sorted(self.groups)),
                     group=group,
                     waits=self._waits_of(spec),
+                    once=once,
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
                 self._configs[spec.queue] = changed.configs
             else:
-                return Sent(run_id, created.consumers, created.is_new, "" if group is None else group.id)
+                return _sent(New(run_id, spec, group=group, once=once), created)
 
     def check_items(self, items: Iterable[Item], *, strict: bool) -> None:
         """Check all items. Raises InputError, with its place in its file, for the first that could not be submitted."""
@@ -220,21 +222,28 @@ class Submitter:
                 run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
-                yield New(run_id, ready.spec, *when, bulk, waits), item
+                yield New(run_id, ready.spec, *when, bulk, waits, self._once_of(item, ready)), item
                 continue
             indexes = item.array.indexes
             first_id = self._id_of(item, ready, indexes[0], room=len(indexes))
             array = Announced(first_id, f"a{first_id}", len(indexes))
+            once = self._once_of(item, ready)
             for place, index in enumerate(indexes):
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
-                run_id = self._id_of(item, ready, index) if item.unique else later_run_id(first_id, place)
-                yield New(run_id, spec, *when, array, waits), item
+                is_by_key = item.unique and once is None
+                run_id = self._id_of(item, ready, index) if is_by_key else later_run_id(first_id, place)
+                yield New(run_id, spec, *when, array, waits, once and once._replace(place=place)), item
 
     def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
         """The id of an item's run, or of the run of its array that has an index. `room`: the number of ids needed."""
-        if item.unique:
+        if item.unique and not parse_unique(item.unique).is_timed:
             return self._id_by(item.unique, ready, index)
         return item.run_id or new_run_id(room=room)
+
+    def _once_of(self, item: Item, ready: Ready) -> Once | None:
+        """The key that an item's run has for a time; None where it has none, or has it for ever, by its id."""
+        unique = parse_unique(item.unique)
+        return Once(self._id_by(unique.key, ready), unique.for_s) if unique.is_timed else None
 
     def _id_by(self, key: str, ready: Ready, index: int | None = None) -> str:
         # An author is USER@HOST, whichever machine it is.
@@ -266,6 +275,7 @@ class Submitter:
             strict=strict,
             run_id=new.run_id,
             group=new.group,
+            once=new.once,
         )
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
@@ -332,4 +342,7 @@ class Submitter:
 
 def _sent(new: New, created: Created) -> Sent:
     group = new.group
+    if created.holder:
+        run_id = later_run_id(created.holder, 0 if new.once is None else new.once.place)
+        return Sent(run_id, created.consumers, False, f"a{created.holder}" if new.spec.array else "")
     return Sent(new.run_id, created.consumers, created.is_new, "" if group is None else group.id)

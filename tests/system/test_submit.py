@@ -436,9 +436,25 @@ def test_a_submission_with_a_key_is_made_once(cluster: Cluster) -> None:
     assert cluster.run("launch-submit", "--quiet", "--id", chosen, "--", "true").out == f"{chosen}\n"
 
 
+def test_a_key_that_holds_until_the_end_makes_one_run_at_a_time(cluster: Cluster) -> None:
+    command = ("launch-submit", "--json", "--unique", "sync:until-end", "--", "true")
+    first, again = (json.loads(cluster.run(*command).out) for _ in range(2))
+    assert (first["is_new"], again["is_new"], again["id"]) == (True, False, first["id"])
+    assert cluster.run("launch-worker", "cancel", first["id"]).code == 0
+    second = json.loads(cluster.run(*command).out)
+    assert (second["is_new"], second["id"] != first["id"]) == (True, True)
+    line = {"command": ["true"], "unique": "sync:until-end"}
+    (cluster.folder / "jobs.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"array": "0-1"}) + "\n")
+    same, *array = cluster.run("launch-submit", "--quiet", "--from-file", "jobs.jsonl").out.split()
+    assert same == second["id"]
+    assert len(array) == 2
+    assert len(cluster.runs()) == 2, "the array of that key is named by the run that has it"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (("--unique", "k:for ever"), "is not a duration"),
         (("--id", "../../../x"), "an id has 15 characters"),
         (("--id", "0" * 15, "--unique", "k"), "leave out one of them"),
         (("--unique", ""), "unique '' is not allowed"),

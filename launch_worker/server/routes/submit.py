@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Any, BinaryIO, cast
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -69,10 +69,11 @@ def named_by_hash(item: Item) -> Item:
     return item
 
 
-@router.post("/runs", status_code=201)
+@router.post("/runs", status_code=201, responses={200: {"model": Submitted, "description": "It was there already."}})
 def submit_run(
     shared: SharedHere,
     asker: Submitting,
+    response: Response,
     options: Annotated[dict[str, Any], Body(examples=[{"command": ["python", "train.py"], "queue": "gpu", "gpus": 1}])],
     author: Annotated[str, _AUTHOR] = "",
     folder: Annotated[str, _FOLDER] = "",
@@ -91,6 +92,8 @@ def submit_run(
         item.unique = idempotency_key
     served = Served(shared, asker, author=author, folder=folder)
     [(sent, _)] = served.send_items([item], strict=strict)
+    if not sent.is_new:
+        response.status_code = 200
     # A run that asks for nothing pays nothing for the look.
     asks = sent.is_new and any(item.given.get(name) for name in _NEEDS)
     advice = served.advice_by_earlier(served.record(sent.id)) if asks else []

@@ -2,10 +2,12 @@
 -- submits, '' for the usual one), number of groups that the caller announces, and for each of them:
 --   group, number of all its runs; then for each batch of runs:
 --   queue, its configuration and its pool's as the caller knows them, group ('' = none), number of runs; and for each of these runs:
---   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), number of fields and values, field, value, …
+--   id (or 'ID SLOT FIRST HOLD' for a run with a key that is had for a time: HOLD is that time in microseconds, or 'end'
+--   for until the end of FIRST, the run itself or the first one of its array), due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), number of fields and values, field, value, …
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
 -- Returns for each batch {number of live consumers of the queue, an answer for each run}: created 0|1,
---   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
+--   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues} or {-4, the run (the first one of
+--   the array) that has the key}, or an error.
 local only_known, reason, user, groups = unpack(ARGV, 1, 4)
 local FIRST_GROUP = 5
 local FIRST_BATCH = FIRST_GROUP + 2 * tonumber(groups)
@@ -36,8 +38,12 @@ while at <= #ARGV do
     local id, due, expires_us, fields = unpack(ARGV, at, at + 3)
     at = at + 4 + tonumber(fields)
     now = now + 1
-    local answer = 0
-    if is_new(id) then
+    local answer, slot, first, hold = 0, nil, nil, nil
+    if string.find(id, ' ', 1, true) then id, slot, first, hold = string.match(id, '^(%S+) (%S+) (%S+) (%S+)$') end
+    local holder = slot and ONCE.holder(slot, first, now)
+    if holder then
+      answer = {-4, holder}
+    elseif is_new(id) then
       answer = refused
       if not refused then
         local fine, created, why = pcall(create, id, now, reason, queue, due ~= '' and due_at(due) or nil,
@@ -45,7 +51,10 @@ while at <= #ARGV do
         -- One damaged key must not leave the others without their items.
         if not fine then answer = type(created) == 'table' and created or {err = tostring(created)}
         elseif created == -2 then answer = {-2, why}
-        else answer = created end
+        else
+          answer = created
+          if slot then ONCE.take(slot, first, hold, now) end
+        end
       end
     end
     batch[run + 1] = answer

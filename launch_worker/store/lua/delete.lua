@@ -18,7 +18,7 @@ end
 WAITING.settle(now, 200)
 if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
 -- The mark comes first: a worker that was silent must not bring the record back.
-local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt')
+local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt', 'once')
 redis.call('SET', mark, cjson.encode({at = int(now), by = who, project = run[2] or ''}), 'PX',
   int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
 unlist_ended(id)

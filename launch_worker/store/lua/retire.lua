@@ -11,7 +11,7 @@ local function retire(list, most)
   local old = redis.pcall('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, int(most))
   if old.err then return 0 end
   for _, id in ipairs(old) do
-    local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array')
+    local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array', 'once')
     redis.call('ZREM', list, id)
     redis.call('ZREM', 'launch:runs', id)
     if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end

@@ -17,6 +17,7 @@ SUBJECTS = (
         "feed",
         "notice",
         "group",
+        "once",
         "retention",
         "damage",
         "counts",

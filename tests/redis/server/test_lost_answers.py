@@ -56,6 +56,13 @@ def test_a_run_whose_answers_are_all_lost_is_there_once_and_not_known_to_be(
     assert len(api.runs()) == 1
 
 
+def test_a_run_with_a_key_until_its_end_is_submitted_once(through: Api, cutter: Cutter, api: Api) -> None:
+    """The repeated request names the id of the first one's run."""
+    cutter.cut("POST /api/v1/runs")
+    run = submit(["true"], unique="k:until-end", api=through)
+    assert [one.id for one in api.runs()] == [run.id]
+
+
 @pytest.mark.parametrize("after", [0, 1000])
 def test_an_array_and_a_bulk_submission_are_made_once(through: Api, cutter: Cutter, api: Api, after: int) -> None:
     cutter.cut("POST /api/v1/runs/bulk(?!.*check=)", after=after)

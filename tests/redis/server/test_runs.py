@@ -91,6 +91,10 @@ def test_a_key_names_one_run_of_a_person(client: httpx.Client, people: dict[str,
     )
     assert (first["is_new"], again["is_new"]) == (True, False)
     assert first["id"] == again["id"]
+    timed = {"command": ["true"], "unique": "t:for 1h"}
+    made, there = (client.post("/api/v1/runs", json=timed) for _ in range(2))
+    assert (made.status_code, there.status_code) == (201, 200)
+    assert (made.json()["is_new"], there.json()["is_new"], there.json()["id"]) == (True, False, made.json()["id"])
     with server.client(people["member"].settings.api_token) as member:
         other = member.post("/api/v1/runs", json={"command": ["true"]}, headers={"Idempotency-Key": "k"}).json()
     assert other["id"] == unique_run_id("k", user="member", project="") != first["id"]

@@ -25,7 +25,7 @@ from launch_worker.store import keys
 from launch_worker.store.attempts import NOT_PLAIN
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
-from launch_worker.store.submit import ConfigChanged, New
+from launch_worker.store.submit import ConfigChanged, Created, New
 from launch_worker.store.workers import Answer
 from tests.support.arrows import (
     CRASHED,
@@ -80,7 +80,7 @@ def test_a_created_run_is_pending_with_one_item_in_its_queue(store: Store) -> No
 def test_creating_again_with_the_same_id_changes_nothing(store: Store) -> None:
     run_id = create(store)
     before = snapshot(store)
-    assert store.create(run_id, RunSpec(command=("other",), queue="elsewhere")) == (False, 0)
+    assert store.create(run_id, RunSpec(command=("other",), queue="elsewhere")) == Created(False, 0)
     assert snapshot(store) == before
     claim(store, run_id)
     before = snapshot(store)
@@ -97,12 +97,12 @@ def test_each_priority_has_its_own_list_first_in_first_out(store: Store, priorit
 
 def test_creating_tells_how_many_live_workers_consume_the_queue(store: Store) -> None:
     """P2."""
-    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 0)
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == Created(True, 0)
     beat(store, owner="owner1")
     beat(store, owner="owner2")
-    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 2)
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == Created(True, 2)
     store.goodbye("owner1", queues=["default"])
-    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 1)
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == Created(True, 1)
 
 
 def test_a_name_with_quotes_and_backslashes_makes_a_readable_item(store: Store, redis_client: Any) -> None:
@@ -1086,14 +1086,14 @@ def test_many_runs_are_created_in_one_round_trip_and_answered_one_by_one(store: 
         New(new_run_id(), plain, delay_s=60.0),
     ]
     first, second, third, fourth, fifth = create_many(store, runs)
-    assert (first, second, fifth) == ((True, 0), (False, 0), (True, 0))
+    assert (first, second, fifth) == (Created(True, 0), Created(False, 0), Created(True, 0))
     assert isinstance(third, ConfigChanged)
     assert third.configs.queue_config == '{"retries": 1}'
     assert isinstance(fourth, InputError)
     assert [run_id for run_id, _ in items(store)] == [there, new]
     [refused] = create_many(store, [New(new_run_id(), RunSpec(command=("a",), queue="b"))], if_queue_known=True)
     assert isinstance(refused, InputError)
-    assert create_many(store, runs[:2]) == [(False, 0), (False, 0)], "a repeated call changes nothing"
+    assert create_many(store, runs[:2]) == [Created(False, 0)] * 2, "a repeated call changes nothing"
 
 
 def test_many_runs_are_called_crashed_at_once(store: Store) -> None:

@@ -1,5 +1,14 @@
 -- New runs.
 
+-- The run, or the first one of the array, that has a key now; nil where `first` has it, or nobody.
+function ONCE.holder(slot, first, now)
+  local known = redis.pcall('HMGET', once_key(slot), 'id', 'until')
+  if known.err or not known[1] or known[1] == first then return nil end
+  if known[2] ~= 'end' then return (tonumber(known[2] or '') or 0) > now and known[1] or nil end
+  local state = WAITING.end_of(known[1])
+  return (state == 'Pending' or state == 'Running') and known[1] or nil
+end
+
 -- Additions of new runs to sorted sets, lists, the set of queues, the lists of groups and counters, gathered for one command a key.
 local to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 -- The key comes in two parts: to join them takes as long as the addition itself.

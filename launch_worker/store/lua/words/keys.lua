@@ -33,6 +33,8 @@
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
 --   launch:waiters:ID         zset    Pending runs that wait for the end of ID, a run or a group, by their submission
+--   launch:once:SLOT          hash    run, or first run of an array, that has a key (--unique KEY:for 1h, KEY:until-end), and until
+--                                     when (µs, or end). Expires then, or is deleted with that run (create)
 --   launch:settle             set     ended runs and groups with waiters that do not know of the end yet
 --   launch:expiring           zset    Pending runs with an expiry, by the time at which they must have started
 --   launch:sweeps             zset    hyperparameter sweeps by created_at; launch:sweeps:live  set  sweeps that are not over
@@ -89,6 +91,7 @@ local SEP = '\6\22'
 local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
 
 local function run_key(id) return 'launch:run:' .. id end
+local function once_key(slot) return 'launch:once:' .. slot end
 
 local function group_key(group) return 'launch:array:' .. group end
 

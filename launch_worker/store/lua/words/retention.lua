@@ -28,6 +28,7 @@ end
 -- Deletes a record, with all keys that belong to the run alone.
 local function forget(id)
   local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics', run_key(id) .. ':usage'}
+  ONCE.forget(id)
   leave_group(id)
   -- Runs that wait for an array wait for the id of its first run.
   if redis.call('EXISTS', group_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
