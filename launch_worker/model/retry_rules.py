@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +50,9 @@ class Rule:
             return plain_s
         if self.first_s == self.most_s:
             return self.first_s
+        # Imported on demand: start-up time of `launch-submit`.
+        import zlib
+
         delay_s = min(self.most_s, self.first_s * 2.0 ** min(used, 64))
         by_chance = 1 - _JITTER + 2 * _JITTER * zlib.crc32(seed.encode()) / 2**32
         return min(self.most_s, max(self.first_s, delay_s * by_chance))
