@@ -6,7 +6,6 @@ import os
 import re
 import threading
 import time
-from typing import NamedTuple
 
 from launch_worker.errors import InputError
 
@@ -20,11 +19,6 @@ RUN_ID = re.compile(rf"[{_ALPHABET}]{{{_TIME_CHARS + _RANDOM_CHARS}}}")
 #: Id of a group as people write it: a for an array, b for a bulk submission, then the id of the first run.
 GROUP_ID = re.compile(rf"[ab]{RUN_ID.pattern}")
 ID_RULE = "an id has 15 characters, each a digit or a small letter other than i, l, o and u"
-#: Forms of a key that holds for a time: KEY:for 1h, KEY:until-end.
-_TIMED = re.compile(r"(?P<key>.+):(?:for (?P<time>[^:]*)|(?P<end>until-end))")
-#: What a run may be unique by.
-_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-
 #: Every two of them, by their value: half as many look-ups.
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _lock = threading.Lock()
@@ -69,43 +63,6 @@ def check_run_id(run_id: str) -> str:
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise InputError(f"run id {str(run_id)[:40]!r} is not allowed: {ID_RULE}; for any other text use unique")
     return run_id
-
-
-def check_unique(key: str) -> str:
-    """The key, for one by which a run shall be unique. Raises InputError."""
-    if not isinstance(key, str) or not _KEY.fullmatch(key) or not key.isprintable():
-        raise InputError(f"unique {str(key)[:40]!r} is not allowed: 1 to 200 characters without control characters")
-    parse_unique(key)
-    return key
-
-
-class Unique(NamedTuple):
-    """A key of which there is one run: as long as the run is kept, for a time, or until the run has ended."""
-
-    key: str
-    for_s: float | None = None
-    until_end: bool = False
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the key makes another run later."""
-        return self.until_end or self.for_s is not None
-
-
-def parse_unique(text: str) -> Unique:
-    """The key of KEY, `KEY:for 1h` or `KEY:until-end`. Raises InputError."""
-    match = _TIMED.fullmatch(text)
-    if match is None:
-        return Unique(text)
-    if match["end"]:
-        return Unique(match["key"], until_end=True)
-    # Imported by those who need it: a person waits for `launch-submit`.
-    from launch_worker.model.units import parse_duration
-
-    for_s = parse_duration(match["time"], what="the time for which a key is unique")
-    if not for_s:
-        raise InputError("the time for which a key is unique must be more than 0")
-    return Unique(match["key"], for_s)
 
 
 def unique_run_id(key: str, *, user: str, project: str, index: int | None = None) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from launch_worker.api.http_connection import HttpConnection, LostAnswerError, error_of
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.ids import new_run_id, parse_unique
+from launch_worker.ids import new_run_id
+from launch_worker.model.unique import parse_unique
 from launch_worker.settings import Settings
 from launch_worker.submission.options import Item, as_options
 from launch_worker.submission.resolve import current_folder

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.ids import check_run_id, check_unique
+from launch_worker.ids import check_run_id
 from launch_worker.model.needs import memory_range
 from launch_worker.model.signals import parse_ahead, parse_signal
+from launch_worker.model.unique import check_unique
 from launch_worker.model.units import parse_duration, parse_size, parse_time
 
 Reader = Callable[[str, Any], Any]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
-from launch_worker.ids import parse_unique
 from launch_worker.model import readers
 from launch_worker.model.options import CONTAINER, ITEM, LINE, OPTIONS, SPEC
 from launch_worker.model.spec import RunSpec
+from launch_worker.model.unique import parse_unique
 from launch_worker.submission.array import Array, _no_constant, parse_array
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.ids import check_run_id, later_run_id, new_run_id, parse_unique, unique_run_id
+from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
 from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
+from launch_worker.model.unique import parse_unique
 from launch_worker.settings import Settings
 from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New, Once
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready

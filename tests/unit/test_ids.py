@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.ids import RUN_ID, check_run_id, check_unique, later_run_id, new_run_id, unique_run_id
+from launch_worker.ids import RUN_ID, check_run_id, later_run_id, new_run_id, unique_run_id
+from launch_worker.model.unique import check_unique
 
 
 def test_an_id_is_fifteen_characters_without_ambiguous_letters() -> None:

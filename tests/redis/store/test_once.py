@@ -9,7 +9,8 @@ import pytest
 
 from launch_worker.api.client import Api, submit, submit_many
 from launch_worker.errors import InputError
-from launch_worker.ids import Unique, new_run_id, parse_unique
+from launch_worker.ids import new_run_id
+from launch_worker.model.unique import Unique, parse_unique
 from launch_worker.store.store import Store
 from tests.support.arrows import FAILED
 from tests.support.workers import Worker
