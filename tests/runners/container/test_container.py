@@ -22,7 +22,7 @@ from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.container_options import ContainerPlan, Mount
 from launch_worker.model.outcome import Outcome, outcome_of_exit
-from launch_worker.runners.container import folders, mirror
+from launch_worker.runners.container import folders, follow, mirror
 from launch_worker.runners.container.config import Labels, NewContainer
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.folders import UnsettledError
@@ -705,6 +705,46 @@ def test_a_copy_that_fails_is_told_and_leaves_no_half(bench: Bench, monkeypatch:
     assert "No space left" in handle.explain(outcome_of_exit(0)).message
     assert "what the job left in /launch/outputs is lost" in handle.explain(outcome_of_exit(0)).message
     assert not list(bench.folder.glob("outputs*"))
+
+
+def test_an_engine_that_is_away_is_asked_again_for_what_a_job_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, away = Engine.stat, [True, True]
+
+    def stat(engine: Engine, container: str, path: str) -> Any:
+        if path == "/launch/outputs" and away:
+            away.pop()
+            raise EngineAwayError("the container engine does not answer")
+        return look(engine, container, path)
+
+    monkeypatch.setattr(Engine, "stat", stat)
+    monkeypatch.setattr(follow, "RETRY_S", 0.05)
+    handle = bench.shell("echo x >/launch/outputs/a", keeps=(bench.outputs(),))
+    assert end_of(handle).status == 0
+    assert files_in(bench.folder / "outputs") == {"a": b"x\n"}
+    assert handle.explain(outcome_of_exit(0)).message == ""
+
+
+def test_a_worker_that_leaves_in_the_middle_of_a_copy_leaves_no_half(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    write = folders._write_all
+
+    def slowly(file: Any, block: bytes) -> None:
+        begun.set()
+        assert goes_on.wait(20)
+        write(file, block)
+
+    monkeypatch.setattr(folders, "_write_all", slowly)
+    handle = bench.shell("echo x >/launch/outputs/a; exit 4", keeps=(bench.outputs(),))
+    assert begun.wait(20)
+    handle.leave()
+    goes_on.set()
+    wait_until(lambda: not list(bench.folder.glob("outputs*")), what="the half copy is deleted")
+    assert end_of(bench.adopt(keeps=(bench.outputs(),))).status == 4
+    assert files_in(bench.folder / "outputs") == {"a": b"x\n"}
 
 
 def test_a_folder_in_which_nothing_was_made_is_not_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
