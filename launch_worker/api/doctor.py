@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from launch_worker.api.overview import overview
-from launch_worker.attempt.folder import undeleted_folder
+from launch_worker.attempt.folder import containers_mark, undeleted_folder
 from launch_worker.errors import LaunchError
 from launch_worker.humane import plural
 from launch_worker.model.finding import Finding
@@ -45,6 +45,8 @@ _NEARLY_FULL = 0.9
 _PACK_LATE_S = 3 * 3600.0
 #: Seconds that outputs may wait on a worker's machine before there is a warning.
 _OUTPUTS_LATE_S = 600.0
+#: Seconds for the container engine's answer.
+_ENGINE_S = 5.0
 #: Seconds that an archive may be behind before there is a warning.
 _ARCHIVE_LAG_S = 60.0
 #: Findings that keep workers and passes from writing that they are well.
@@ -66,12 +68,32 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("logs", _logs),
         ("outputs", _outputs),
         ("archive", _archive),
+        ("engine", _engine),
         ("registry", _registries),
     ):
         try:
             yield from look(store, settings)
         except LaunchError as error:
             yield Finding("error", name, f"this could not be looked at: {error}", "mend what is above, and try again")
+
+
+def _engine(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Whether the container engine answers, where workers of this machine have made containers."""
+    if not containers_mark(settings.work_dir).exists():
+        return
+    # Imports the engine's SDK.
+    from launch_worker.runners.container.engine import Engine, address
+
+    engine = Engine()
+    try:
+        engine.ping(timeout_s=_ENGINE_S)
+    except LaunchError as error:
+        cause, _, advice = str(error).partition("; ")
+        yield Finding("warning", "engine.away", cause, f"{advice}; run doctor as the worker's user")
+    else:
+        yield Finding("ok", "engine", f"the container engine at {address()} answers")
+    finally:
+        engine.close()
 
 
 def _registries(store: Store, settings: Settings) -> Iterator[Finding]:

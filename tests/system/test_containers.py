@@ -510,6 +510,9 @@ def test_the_password_of_a_registry_is_nowhere_but_in_the_admins_file(
             assert secret not in told
             assert not any(secret.encode() in content for content in (*kept, *written))
     redis.config_set("rdbcompression", "yes")
+    assert "answers" in found["engine"]
+    away = {"DOCKER_HOST": f"unix://{folder}/none.sock"}
+    assert f"does not answer at unix://{folder}/none.sock" in cluster.run("launch-worker", "doctor", env=away).out
     cluster.api.set_queue("default", container={"registry_auth": "tame"})
     assert "'tame', which is not in" in cluster.run("launch-worker", "doctor", env=env).out
 
