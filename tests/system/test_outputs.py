@@ -77,6 +77,7 @@ def test_what_a_job_leaves_is_kept_however_it_ends(cluster: Cluster, kept: Kept)
     failed = kept.run(f"{LEAVES}; exit 3", retries=1)
     killed = kept.run(f"{LEAVES}; echo started; sleep 600")
     early = kept.run(f"""{LEAVES}; echo '{{"finish": 0}}' >> "$LAUNCH_RUN_DIR/tell"; sleep 0.5""")
+    preempted = kept.run(f'{LEAVES}; [ "$LAUNCH_ATTEMPT" = 2 ] && exit; echo started; sleep 600')
     nothing = kept.run("true")
     chosen = kept.run(f'{LEAVES}; touch "$LAUNCH_OUTPUT_DIR/deep/c.tmp"', outputs=["deep", "!*.tmp"])
     unwanted = kept.run(LEAVES, outputs=["*.pt"])
@@ -86,12 +87,15 @@ def test_what_a_job_leaves_is_kept_however_it_ends(cluster: Cluster, kept: Kept)
     )
     wait_until(lambda: b"started" in killed.logs(), what="the job has left its files")
     killed.cancel()
-    for run in (finished, failed, killed, early, nothing, chosen, unwanted, large, odd):
+    wait_until(lambda: b"started" in preempted.logs(), what="the other job has left its files")
+    preempted.preempt()
+    for run in (finished, failed, killed, preempted, early, nothing, chosen, unwanted, large, odd):
         run.wait(timeout=40)
     both = {"a.txt": b"hello\n", "deep/b": b"1\n"}
-    for run in (finished, failed, killed, early, large, odd):
+    for run in (finished, failed, killed, preempted, early, large, odd):
         assert kept.content(kept.manifest(run)) == both
-    assert kept.content(kept.manifest(failed, 2)) == both | {"deep/b": b"2\n"}
+    for run in (failed, preempted):
+        assert kept.content(kept.manifest(run, 2)) == both | {"deep/b": b"2\n"}
     assert kept.content(kept.manifest(chosen)) == {"deep/b": b"1\n"}
     assert [(one.path, one.why) for one in kept.manifest(large).left_out] == [
         ("large", "the files have more than 1,000 bytes")
@@ -184,6 +188,23 @@ def test_what_a_killed_worker_had_begun_to_send_is_sent_by_one_of_the_next_ones(
     assert sum(worker.log.count("outputs.stored run=") for worker in workers) == 1
     assert throttle.puts().count(f"/kept/it/outputs/{run.id}/1.json") == 1
     assert f"/kept/it/content/{hashes['1'][:2]}/{hashes['1']}" not in throttle.puts(), "it was there"
+
+
+def test_a_worker_that_stops_sends_what_waits(cluster: Cluster, bucket: tuple[Kept, Throttle], s3: S3Server) -> None:
+    kept, throttle = bucket
+    s3.start()
+    s3.make(bucket="kept")
+    worker = cluster.worker()
+    throttle.allow(5 << 20)
+    run = kept.run(LARGE)
+    assert run.wait(30) is RunState.FINISHED
+    wait_until(lambda: throttle.is_holding, what="the store is slow in the middle of a file")
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: "worker.draining" in worker.log, what="the worker stops")
+    throttle.allow(math.inf)
+    worker.wait(40)
+    assert kept.waiting() == []
+    assert len(kept.manifest(run).files) == 2
 
 
 def test_a_store_that_is_away_harms_no_run_and_gets_all_when_it_is_back(
