@@ -23,7 +23,6 @@ from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.hints import Hint, hint_of_end
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import MASK, Record
-from launch_worker.model.run_files import number_of_files
 from launch_worker.model.sentences import attempt_of_most, common_reason, sentence_of, sentence_of_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number
@@ -136,7 +135,7 @@ def _next(
         hint = hint_of_end(record, "\n".join(tail)) or hint
         if tail or (record.attempt and record.state is RunState.FINISHED):
             found = [(f"launch-worker logs {run_id}", "all of its output")]
-        if number_of_files(shown):
+        if shown["files"] or shown.get("outputs"):
             found += [(f"launch-worker files {run_id} --get results", "fetches what it left")]
         if record.state is not RunState.FINISHED and "attempts" not in shown:
             found += [(f"launch-worker retry {run_id}", "another attempt")]
