@@ -161,7 +161,7 @@ def test_of_two_workers_that_race_one_makes_it(machine: Machine) -> None:
     slow = SlowSource(machine.wheels)
     with ThreadPoolExecutor(2) as pool:
         racers = [pool.submit(machine.make, listed("slow")) for _ in range(2)]
-        wait_until(lambda: slow.builds or racers[0].done(), what="a build has begun")
+        wait_until(lambda: slow.builds or racers[0].done(), timeout_s=60, what="a build has begun")
         slow.go_on()
         assert racers[0].result() == racers[1].result()
     assert slow.builds == 1

@@ -90,14 +90,14 @@ def test_a_build_ends_with_its_run_and_what_a_killed_worker_left_is_never_used(c
     command = ["python", "-c", "import slow, tiny; print(slow.VERSION, tiny.VERSION)"]
 
     cancelled = submit(command, requirements=requirements, api=cluster.api)
-    wait_until(lambda: slow.builds == 1, what="a build has begun")
+    wait_until(lambda: slow.builds == 1, timeout_s=60, what="a build has begun")
     wait_until(lambda: "making the Python environment" in cancelled.refresh().reason, what="the run says it")
     cancelled.stop()
     assert cancelled.wait(30) is RunState.KILLED
     wait_until(lambda: not job_processes(cancelled.id), what="nothing of the build is left")
 
     run = submit(command, requirements=requirements, retries=1, api=cluster.api)
-    wait_until(lambda: slow.builds == 2, what="the next build has begun")
+    wait_until(lambda: slow.builds == 2, timeout_s=60, what="the next build has begun")
     worker.kill()
     slow.go_on()
     cluster.worker(name="w1", env=settings)
