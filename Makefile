@@ -19,14 +19,23 @@ BIN = $(VENV)/bin
 MADE = $(VENV)/.made
 INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
+# The tools of `make audit` and `make sbom`, and what is installed for the list that the latter writes
+AUDIT = $(VENV)/audit
+SBOM = $(VENV)/sbom
+#: What the list of `make sbom` is of, as the build argument of deploy/Dockerfile: image, or full with all extras
+REQUIREMENTS = image
+#: UPGRADE=1 has `make requirements` take the newest versions, else only what pyproject.toml has changed
+UPGRADE =
 # A machine may forbid bytecode: every command would then compile its imports anew, and every test process all tests.
 WITH_BYTECODE = env -u PYTHONDONTWRITEBYTECODE
 PYTEST = $(WITH_BYTECODE) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PIP = $(WITH_BYTECODE) $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Only files whose hashes are in requirements/, and only wheels: to install one executes nothing of it.
+HASHED = install --compile --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures captures openapi assets clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures captures openapi assets requirements audit sbom clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -103,6 +112,21 @@ openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/ope
 assets: $(INSTALLED) ## fetch the scripts of others that browsers get, by npm, into launch_worker/server/static/vendor
 	$(BIN)/python tools/assets.py
 
+requirements: $(INSTALLED_DEV) ## choose versions for pyproject.toml, and write them with hashes into requirements/
+	$(BIN)/python -m tools.requirements $(if $(UPGRADE),--upgrade)
+
+audit: $(AUDIT)/.installed ## ask PyPI for known vulnerabilities in what requirements/ has
+	$(BIN)/python -m tools.audit $(AUDIT)/bin/pip-audit
+
+sbom: $(AUDIT)/.installed $(INSTALLED_DEV) ## write what the image installs, with licences, into dist/, as CycloneDX has it
+	$(PYTHON) -m venv --clear --without-pip $(SBOM)
+	$(PIP) --python $(SBOM)/bin/python $(HASHED) --no-compile -r requirements/$(REQUIREMENTS).txt
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(SBOM)/wheel .
+	$(PIP) --python $(SBOM)/bin/python install --no-deps --no-index --find-links $(SBOM)/wheel launch_worker
+	mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
+	    --output-file dist/launch_worker-$(REQUIREMENTS).cdx.json $(SBOM)/bin/python
+
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
 	find launch_worker tests examples bench -name __pycache__ -type d -exec rm -rf {} +
@@ -118,14 +142,20 @@ $(MADE):
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(INSTALLED): pyproject.toml | $(MADE)
+$(INSTALLED): pyproject.toml requirements/image.txt requirements/build.txt | $(MADE)
 	@echo 'installing launch_worker into $(VENV)'
-	@$(PIP) install --compile --editable .
+	@$(PIP) $(HASHED) -r requirements/image.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@$(WITH_BYTECODE) $(BIN)/python -m compileall -q launch_worker
 	@touch $@
 
-$(INSTALLED_DEV): pyproject.toml $(INSTALLED)
+$(INSTALLED_DEV): requirements/dev.txt $(INSTALLED)
 	@echo 'installing the development tools into $(VENV)'
-	@$(PIP) install 'pip >= 25.1' # the first that knows dependency groups
-	@$(PIP) install --compile --group dev
+	@$(PIP) $(HASHED) -r requirements/dev.txt
+	@touch $@
+
+$(AUDIT)/.installed: requirements/audit.txt | $(INSTALLED)
+	@echo 'installing the tools for audits into $(AUDIT)'
+	@$(PYTHON) -m venv --clear --without-pip $(AUDIT)
+	@$(PIP) --python $(AUDIT)/bin/python $(HASHED) -r requirements/audit.txt
 	@touch $@

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 
 from launch_worker.dev.redis_server import find_redis_server
+from tools.requirements import path_of, read_pins
 
 _VENV = "/opt/venv"
 _SYSTEM_LIBRARIES = ("/lib/", "/lib64/", "/usr/lib/")
@@ -110,14 +110,9 @@ class Root:
 
 
 def python_image(engine: Any) -> str:
-    """A stand-in for `python:3.x-slim`: it has git, and what launch_worker and its build depend on."""
-    web = ("fastapi", "httpx", "jinja2", "starlette-compress", "uvicorn")
-    server = ("alembic", "argon2-cffi", *web, "sqlalchemy")
-    names = sorted(
-        _with_requirements("launch_worker", *server, "psycopg", "psycopg-binary", "hatchling", "pip")
-        - {"launch-worker"}
-    )
-    packages = [importlib.metadata.distribution(name) for name in names]
+    """A stand-in for `python:3.x-slim`: it has git, and the packages of requirements/image.txt and build.txt."""
+    pins = [pin for name in ("image", "build") for pin in read_pins(path_of(name).read_text())]
+    packages = [importlib.metadata.distribution(name) for name in sorted({pin.name for pin in pins if pin.holds({})})]
     made_from = [sys.version, *(f"{package.name}=={package.version}" for package in packages)]
 
     def root() -> bytes:
@@ -225,22 +220,6 @@ def _libraries(programs: Iterable[Path]) -> set[Path]:
 def _linked(program: Path) -> frozenset[Path]:
     shown = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     return frozenset(Path(path) for path in re.findall(r"(/\S+) \(0x", shown))
-
-
-def _with_requirements(*names: str) -> set[str]:
-    """The installed distributions that these need, and they themselves."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
-            continue
-        found.add(name)
-        for line in importlib.metadata.requires(name) or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    return found
 
 
 def _find(program: str, *, package: str) -> str:

@@ -11,7 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DRAW = runpy.run_path(str(ROOT / "docs/pictures/draw.py"))
 TREE = runpy.run_path(str(ROOT / "docs/package_tree.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "bench/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 OURS = ("launch_worker", "tests", "bench", "deploy")
 
 
