@@ -241,6 +241,13 @@ def check_on_timeout(text: str) -> None:
     parse_on_timeout(text)
 
 
+def check_retry(rules: tuple[str, ...]) -> None:
+    # Imported on demand: start-up time of `launch-submit`.
+    from launch_worker.model.retry_rules import parse_rules
+
+    parse_rules(rules)
+
+
 NAME_RULE = "1 to 200 characters without control characters"
 PROJECT_RULE = "ENTITY/PROJECT, each of letters, digits and . _ -"
 KEY_RULE = "letters, digits, and . _ @ = - after the first, at most 100"

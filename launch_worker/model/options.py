@@ -36,6 +36,7 @@ from launch_worker.model.checks import (
     check_priority,
     check_queue_name,
     check_requirements,
+    check_retry,
     check_retry_on,
     check_scheduler,
     check_signal,
@@ -47,7 +48,6 @@ from launch_worker.model.checks import (
 from launch_worker.model.inputs import check_inputs
 from launch_worker.model.notify import check_notify
 from launch_worker.model.outputs import check_outputs
-from launch_worker.model.retry_rules import check_retry
 
 #: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
 LINE, PYTHON, COMMAND_LINE, DEFAULT = "line", "Python", "command line", "default"

@@ -51,6 +51,8 @@ class Rule:
         if self.first_s == self.most_s:
             return self.first_s
         # Imported on demand: start-up time of `launch-submit`.
+
+        # Imported on demand: start-up time of `launch-submit`.
         import zlib
 
         delay_s = min(self.most_s, self.first_s * 2.0 ** min(used, 64))
@@ -68,10 +70,6 @@ def parse_rules(texts: tuple[str, ...]) -> tuple[Rule, ...]:
             same = [other.when for other in rules if other.key == rule.key]
             raise InputError(f"retry names one condition twice ({' and '.join(same)}); leave one of them out")
     return rules
-
-
-def check_retry(texts: tuple[str, ...]) -> None:
-    parse_rules(texts)
 
 
 def conditions_of(outcome: Outcome) -> tuple[str, ...]:
