@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from docker import auth
 
 from launch_worker.errors import StartError
 from launch_worker.untrusted.text import clean, read_json
+
+log = logging.getLogger("launch_worker.container")
 
 #: Name of the file in a folder of credentials, as docker has it in the folder DOCKER_CONFIG.
 FILE = "config.json"
@@ -71,7 +74,8 @@ class Credentials:
 
     @property
     def folder(self) -> Path:
-        return self._folder or Path(os.environ.get("DOCKER_CONFIG") or Path("~/.docker").expanduser())
+        # Not pathlib's: a user may have no home.
+        return self._folder or Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
 
     def path(self, name: str = "") -> Path:
         """The path of the file with the credential of this name, or of the worker's own."""
@@ -84,7 +88,13 @@ class Credentials:
         """
         path = self.path(name)
         try:
-            return _credential(path, _read(path), registry)
+            config = _read(path)
+        except StartError as error:
+            if self._folder is not None or name:
+                raise
+            # Nobody gave it to the worker: an image that needs no login must not fail by it.
+            log.warning("registry_auth.unreadable: %s; images are pulled without a login", error)
+            return Credential(registry)
         except FileNotFoundError:
             if not name:
                 return Credential(registry)
@@ -92,6 +102,7 @@ class Credentials:
                 f"this worker has no registry credential {name!r}, with which its queue pulls images; an admin gives "
                 f"it one: docker --config {path.parent} login {registry}"
             ) from None
+        return _credential(path, config, registry)
 
     def all_of(self, name: str = "") -> list[Credential]:
         """The credentials with a login in one file. Raises FileNotFoundError, StartError.

@@ -100,6 +100,19 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
         Credentials(tmp_path).find("a.b")
 
 
+def test_a_file_of_dockers_own_that_cannot_be_read_keeps_nobody_from_public_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    credentials(tmp_path, "{")
+    assert Credentials(None).find("a.b") == Credential("a.b")
+    credentials(tmp_path, {"auths": {"a.b": entry()}})
+    assert Credentials(None).find("a.b").account == "robot"
+    monkeypatch.delenv("DOCKER_CONFIG")
+    monkeypatch.delenv("HOME")
+    assert Credentials(None).folder.name == ".docker"
+
+
 def test_a_credential_helper_is_asked_as_docker_asks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     made = credentials(tmp_path, {"credHelpers": {"a.b": "it"}, "auths": {"c.d": entry()}})
