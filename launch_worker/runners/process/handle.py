@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from launch_worker.model.outcome import Outcome, with_full_disk
+from launch_worker.model.signals import number_of
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Used
 from launch_worker.runners.job import TERM_ALL, Ending, Exited, Lease, Look
@@ -141,7 +141,7 @@ class JobHandle:
         marked = tree.marks(self.order["env"])
         for process in tree.members(self.main, marked=marked) if to_all else [self.main]:
             try:
-                tree.send(process, signal.Signals[name])
+                tree.send(process, number_of(name))
             except OSError as error:
                 log.warning("job.not_signalled run=%s pid=%d: %s", self.key, process.pid, error)
 
