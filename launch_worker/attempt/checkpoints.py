@@ -206,8 +206,9 @@ class Keeper:
             self._changed.notify_all()
         self._start_taker()
 
-    def note_restored(self, manifest: Manifest) -> None:
-        """Note what the folder has at the job's start, and that it is stored. Raises OSError."""
+    def note_restored(self, manifest: Manifest, number: int) -> None:
+        """Note what the folder has at the job's start, and that it is stored under this number. Raises OSError."""
+        self._number = max(self._number, number)
         look = self._look()
         self._taken = {} if look is None else look.state
         self._sender.newest = manifest

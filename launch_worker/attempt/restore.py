@@ -104,8 +104,9 @@ def _restore(
     record = attempt.record
     try:
         stored = StoredOutputs(context.settings.output_url)
+        # Of an attempt of the same number too: a Redis that has lost its last writes gives a number twice.
         place = patience.await_thread(
-            lambda: checkpoints.newest(stored, record.id, before=record.attempt, since=record.fresh_from)
+            lambda: checkpoints.newest(stored, record.id, before=record.attempt + 1, since=record.fresh_from)
         )
     except (StartError, CodeError):
         raise
@@ -126,7 +127,7 @@ def _restore(
     pieces = sum(-(-file.size // PIECE_BYTES) for file in manifest.files)
     fetched = _Fetched(patience, pieces, lambda share: enter("fetch", f"{said}, {share} %"))
     patience.await_thread(lambda: checkpoints.restore(stored, manifest, keeper.folder, check=fetched.check))
-    keeper.note_restored(manifest)
+    keeper.note_restored(manifest, place.number)
     log.info("checkpoint.restored run=%s attempt=%d from=%d.%d", record.id, record.attempt, *place)
     enter("start", "")
     return True

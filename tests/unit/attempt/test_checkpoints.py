@@ -16,7 +16,16 @@ from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import LaunchError
 from launch_worker.model.checkpoint import Checkpoint
-from launch_worker.outputs.snapshot import Known, Snapshot, UnsettledError, look_at, take, taken_before
+from launch_worker.outputs.manifest import Manifest
+from launch_worker.outputs.snapshot import (
+    Known,
+    Snapshot,
+    UnsettledError,
+    look_at,
+    next_number,
+    take,
+    taken_before,
+)
 from tests.conftest import wait_until
 
 GOOD = frozenset({0, 85})
@@ -265,3 +274,16 @@ def test_nobody_is_kept_by_a_check_that_gives_up(job: Job) -> None:
     with pytest.raises(GivenUpError):
         job.keeper._check()
     assert take(job.folder, number=9).files.is_dir()
+
+
+def test_a_state_has_a_greater_number_than_the_one_from_which_its_attempt_went_on(job: Job) -> None:
+    """Machines have clocks of their own."""
+    job.write("1")
+    later = next_number(0) + 10**9
+    job.keeper.note_restored(Manifest(job.attempt.run_id, 1), later)
+    assert not job.keeper.conclude(ended(1)), "nothing has changed"
+    job.write("two")
+    job.store.is_open.clear()
+    assert job.keeper.conclude(ended(1))
+    sending = wait_until(lambda: job.keeper._sending)
+    assert sending.number == later + 1
