@@ -15,6 +15,7 @@ from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import containers_mark, undeleted_folder
 from launch_worker.errors import LaunchError
 from launch_worker.humane import plural
+from launch_worker.humane import size as format_size
 from launch_worker.model.finding import Finding
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
@@ -570,4 +571,4 @@ def _environments(store: Store, settings: Settings) -> Iterator[Finding]:
         count, size = kept(folder)
         made = "1 Python environment is" if count == 1 else f"{count} Python environments are"
         by = f"uv is {uv}" if uv else "there is no uv here to make more"
-        yield Finding("ok", "environments", f"{made} in {folder}, {size / _GIB:.1f} GiB with uv's cache; {by}")
+        yield Finding("ok", "environments", f"{made} in {folder}, {format_size(size)} with uv's cache; {by}")

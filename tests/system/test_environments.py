@@ -111,5 +111,7 @@ def test_a_worker_without_uv_says_so_and_leaves_the_run_to_others(cluster: Clust
     cluster.worker(name="w1", env={"LAUNCH_UV": "/nowhere/uv"})
     run = submit(list(TELLS), requirements=str(cluster.folder / "r.txt"), api=cluster.api)
     wait_until(lambda: run.refresh().misstarts == 1, what="the run is back in its queue")
+    told = cluster.run("launch-worker", "doctor", env={"LAUNCH_UV": "/nowhere/uv"}).out
+    assert "LAUNCH_UV names '/nowhere/uv', which is no program" in told
     assert "LAUNCH_UV of this worker names '/nowhere/uv', which is no program" in run.transitions[-1].reason
     assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED, "the worker takes other runs all the same"
