@@ -697,9 +697,9 @@ class Protocol(RuleBasedStateMachine):
                 self._die()
             else:
                 self._settle()
-            failures = (self.folder / "errors").read_text()
             # Who dies may have ordered what nobody read.
-            assert self.bad_orders - self.unread_orders <= failures.count("guard.failed") <= self.bad_orders, failures
+            failures = (self.folder / "errors").read_text()
+            assert self.bad_orders - self.unread_orders <= self._num_failures() <= self.bad_orders, failures
             for job in self.jobs:
                 job.check_end(self.guard.pid)
         finally:
@@ -728,9 +728,13 @@ class Protocol(RuleBasedStateMachine):
         assert settle(lambda: len(os.listdir(fds)) <= self.num_fds + 1, timeout_s=5.0), [
             os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)
         ]
-        self._hear()
+        # A guard that cannot answer a worker which is gone reads no more of its orders.
+        settle(lambda: self._hear() or self._num_failures() >= self.bad_orders, timeout_s=5.0)
         self.control.close()
         assert self.guard.wait(_END_S) == 0
+
+    def _num_failures(self) -> int:
+        return (self.folder / "errors").read_text().count("guard.failed")
 
     def _die(self) -> None:
         """As a worker that is killed: nobody hears of its jobs any more, and all of them end."""
