@@ -113,12 +113,17 @@ class Attempts:
         """The number of slots that are free."""
         return max(0, self._slots - self.busy)
 
-    def take_slot(self) -> bool:
-        """Take a slot; returns whether one was free. Adopted runs hold slots of which Celery's pool knows nothing."""
+    def take_free_slot(self) -> bool:
+        """Take a slot if one is free; returns whether one was."""
         with self._counting:
             is_free = self.busy < self._slots
-            self.active += 1
+            self.active += is_free
         return is_free
+
+    def take_slot(self) -> None:
+        """Take a slot for a job that runs already. Celery's pool knows nothing of it, and takes as many as ever."""
+        with self._counting:
+            self.active += 1
 
     def leave_slot(self) -> None:
         """Leave a slot for which no attempt was entered."""

@@ -118,7 +118,7 @@ class Claims:
 
         Returns None when anything is in the way: `claim` finds out what.
         """
-        if not self._intake.is_open or self._intake.unable or not self._attempts.take_slot():
+        if not self._intake.is_open or self._intake.unable or not self._attempts.take_free_slot():
             return None
         nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
         try:
@@ -147,12 +147,11 @@ class Claims:
         sent: SentClaim | None = None,
     ) -> Attempt | Ended:
         """Claim with a slot, which stays taken if an attempt is returned; `instead` is called when none is free."""
-        is_free = sent is not None or self._attempts.take_slot()
         begun: Attempt | Ended = None
+        if sent is None and not (self._intake.is_open and self._attempts.take_free_slot()):
+            instead()
+            return None
         try:
-            if sent is None and not (self._intake.is_open and is_free):
-                instead()
-                return None
             begun = self._begin(_Claim(send, secrets.token_hex(8) if sent is None else sent.nonce, sent), what)
             if isinstance(begun, Attempt):
                 self._attempts.enter(begun)
