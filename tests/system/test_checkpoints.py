@@ -66,7 +66,6 @@ def kill_machine(worker: Part, run: Run) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.main_path
 def test_a_run_goes_on_from_its_last_checkpoint_on_another_machine(kept: Cluster, tmp_path: Path) -> None:
     """Worker, guard and job are killed at once, in the middle of a state, and their disk is gone with them."""
     worker = kept.worker(name="first")

@@ -70,7 +70,6 @@ def kept(cluster: Cluster) -> Kept:
     return Kept(cluster, StoredOutputs(url))
 
 
-@pytest.mark.main_path
 def test_what_a_job_leaves_is_kept_however_it_ends(cluster: Cluster, kept: Kept) -> None:
     worker = cluster.worker(slots=4, env={"LAUNCH_OUTPUT_BYTES": "1000", "LAUNCH_OUTPUT_FILES": "5"})
     finished = kept.run(LEAVES)
