@@ -162,6 +162,7 @@ def test_looking_goes_on_without_the_user_that_acts(
     guarded.admin.execute_command("ACL", "SETUSER", "server", "off")
     guarded.admin.execute_command("CLIENT", "KILL", "USER", "server")
     names = {"run_id": ended.id, "name": "sim", "group_id": "nothing", "sweep_id": "nothing", "kind": "runs"}
+    names["path"] = "nothing"
     asked = 0
     for path, methods in ROUTES.items():
         if "get" not in methods or path == "/ready":

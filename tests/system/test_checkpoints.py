@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.api.client import Run
 from launch_worker.model.states import RunState
+from launch_worker.outputs.snapshot import SETTLED_S
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Part, job_processes, through_both_doors, wait_for_output, waits_for
 from tests.system.test_failures import guard_of
@@ -237,6 +239,9 @@ def test_a_container_that_says_nothing_goes_on_from_what_it_left_alone(
 
     killed, lost = saves(), saves(checkpoint_every=0.5)
     wait_until(lambda: lost.refresh().checkpoint, what="its state is stored while it runs")
+    wait_for_output(killed, b"found")
+    # What it has left alone for so long is complete.
+    time.sleep(SETTLED_S + 1.0)
     (entry,) = engine.api.containers(filters={"label": f"launch.run={killed.id}"})
     engine.api.kill(entry["Id"], "SIGKILL")
     assert killed.wait(60) is RunState.FINISHED, killed.record.reason
