@@ -125,6 +125,7 @@ def test_a_user_without_redis_is_told_what_redis_tells_and_sees_and_stops_no_mor
                 (r'("user": )("SOMEBODY"|null)', r"\1USER"),
                 (r"user +SOMEBODY\n", ""),
                 (r'("pid":|pid) +\d+', "PID"),
+                (r"\bnow\b", "TIME"),
                 (r" +", " "),
             ):
                 out, err = re.sub(pattern, instead, out), re.sub(pattern, instead, err)
