@@ -28,6 +28,7 @@ from launch_worker.cli.configuring import (
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
+from launch_worker.model.requirements import AUTO, NONE
 from launch_worker.queues.defaults import as_options
 from launch_worker.queues.described import MAX_RANK, Queue
 from launch_worker.queues.queue import RESOURCES, parse_settings
@@ -58,6 +59,11 @@ _SETTINGS = (
         help="A setting of its containers, VALUE as JSON or text, nothing to take it away; may be repeated.",
     ),
     DEFAULT,
+    click.option(
+        "--environment",
+        type=click.Choice([AUTO, NONE]),
+        help="The Python environment of runs that bring code; the same as --default requirements=….",
+    ),
     click.option(
         "--variables", metavar="FILE|JSON", help="JSON Schema of the values that runs give (--set); '' takes it away."
     ),
@@ -152,6 +158,8 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("pool", "resource", "priorities"):
         if options[name] is not None:
             settings[name] = options[name]
+    if options["environment"] is not None:
+        settings["defaults"] = settings.get("defaults", {}) | {"requirements": options["environment"]}
     if options["container"]:
         settings["container"] = parse_settings(pairs("--container", options["container"]))
     if options["variables"] is not None:

@@ -149,6 +149,13 @@ def test_defaults_of_queue_and_pool_are_kept_with_the_run(cluster: Cluster) -> N
     assert run.refresh().as_json()["spec"]["timeout_s"] == 3600
 
 
+def test_the_environment_of_a_queue_is_a_default_of_its_runs(cluster: Cluster) -> None:
+    for act, word in (("create", "auto"), ("set", "none")):
+        done = cluster.run("launch-worker", "queues", act, "gpu", "--environment", word, "--default", "python=3.12")
+        assert done.code == 0, done
+        assert cluster.api.queue("gpu").settings["defaults"] == {"requirements": word, "python": "3.12"}
+
+
 def test_a_time_limit_of_the_queue_ends_a_run_that_named_none(cluster: Cluster) -> None:
     cluster.api.create_queue("short", defaults={"timeout": 1, "grace": "1s"})
     cluster.worker("short")
