@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import ARROWS, RunState
+from launch_worker.runners.job import LAPSED
 from launch_worker.store.store import Store
 from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.faults import PREEMPTED
@@ -369,16 +370,20 @@ class _Check:
         elif kept != printed:
             self.wrong.append(f"attempt {attempt.number} printed {len(printed)} lines, {len(kept)} were kept")
 
+    def _went_back(self, attempt: Attempt) -> str:
+        """It had not begun, and its worker had been cut off or frozen."""
+        if attempt.stamps is not None:
+            return f"its job {_told(attempt)}"
+        return "" if self._was_disturbed(attempt, attempt.ended_at) else "Redis was there"
+
     def _failed(self, attempt: Attempt) -> str:
         if re.search(
             r"No space left|the worker's disk|git could not .*(write error|could not set|failed to write)",
             attempt.reason,
         ):
             return "" if self._was_full(attempt) else "the disk was not full"
-        if "could not renew the lease" in attempt.reason or re.match("Redis at .* is not reachable", attempt.reason):
-            # It had not begun, and went back to its queue.
-            disturbed = self._was_disturbed(attempt, attempt.ended_at)
-            return f"its job {_told(attempt)}" if attempt.stamps is not None else "" if disturbed else "Redis was there"
+        if LAPSED in attempt.reason or re.match("Redis at .* is not reachable", attempt.reason):
+            return self._went_back(attempt)
         if "engine" in attempt.reason:
             if attempt.stamps is not None and not re.search("has forgotten it|has lost its exit code", attempt.reason):
                 return f"its job {_told(attempt)}"
@@ -415,6 +420,8 @@ class _Check:
         if attempt.reason.startswith(PREEMPTED):
             times = self.evidence.preempted.get(self.run.record.id, [])
             return "" if any(at <= attempt.ended_at for at in times) else "nobody had it preempted"
+        if attempt.reason == LAPSED:
+            return self._went_back(attempt)
         if "before it had begun" in attempt.reason:
             lives = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
             if attempt.stamps is not None:
