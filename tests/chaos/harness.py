@@ -31,8 +31,8 @@ _TICK_S = 0.05
 #: A fault waits so long for something that it can be done to.
 _PATIENCE_S = 20.0
 _AGAIN_S = 0.1
-#: Seconds without faults in which no run ends, though some wait: the system stands still. How long a backlog takes is for
-#: the machine to say.
+#: Seconds without faults in which no run ends, though some wait: the system stands still. How long a backlog takes is
+#: for the machine to say.
 _DRAIN_S = 120.0
 _STOP_S = 60.0
 
