@@ -59,7 +59,7 @@ def store(
     )
     files = tuple(sorted((*sent.files, *snapshot.rest.files)))
     rest = snapshot.rest
-    manifest = replace(sent, files=files, left_out=rest.left_out, left_out_count=rest.left_out_count)
+    manifest = replace(sent, files=files, left_out=rest.left_out, left_out_count=rest.left_out_count, links=rest.links)
     stored.objects.put(_manifest_name(run_id, Place(attempt, snapshot.number)), [manifest.to_json()], on_disk=True)
     return manifest
 
@@ -88,7 +88,7 @@ def restore(
     stored: StoredOutputs, manifest: Manifest, folder: Path, *, check: Callable[[], None] = lambda: None
 ) -> None:
     """Make the folder, which is empty, as it was: verified, whole or not at all. Raises LaunchError, OSError."""
-    fetch_folder(stored, manifest.files, folder, check=check)
+    fetch_folder(stored, manifest.files, folder, links=manifest.links, check=check)
 
 
 def delete_superseded(

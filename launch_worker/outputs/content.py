@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from launch_worker.errors import DamagedError, InputError, LaunchError
-from launch_worker.outputs.manifest import MAX_FILES, LeftOut, Manifest, StoredFile, check_together, why_no_path
+from launch_worker.outputs.manifest import (
+    MAX_FILES,
+    LeftOut,
+    Link,
+    Manifest,
+    StoredFile,
+    check_together,
+    why_no_link,
+    why_no_path,
+)
 from launch_worker.outputs.stored import GRACE_S, StoredOutputs, content_name
 from launch_worker.untrusted.removal import remove_tree
 
@@ -37,6 +46,9 @@ _MAX_DEPTH = 64
 _LOOKS = 10
 #: Seconds after its last change in which a file may change again without a trace in its times.
 _RACY_S = 2.0
+
+#: Reasons why something is left out.
+IS_LINK, NO_FILE = "it is a link", "it is no plain file"
 
 T = TypeVar("T", str, StoredFile)
 
@@ -85,6 +97,8 @@ class Scan:
     """The files of a folder that are to be kept, and those that are left out."""
 
     files: list[Found] = field(default_factory=list)
+    #: Links to something in the folder; other links are left out.
+    links: list[Link] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     left_out_count: int = 0
 
@@ -166,11 +180,20 @@ class _Scanner:
             finally:
                 os.close(below)
             return
+        if stat.S_ISLNK(facts.st_mode):
+            self._link(Link(path, os.readlink(name, dir_fd=folder)))
+            return
         why = why_no_path(path) or _why_no_file(facts.st_mode)
         if why:
             self._found.leave_out(path, why)
         elif self._wanted(path):
             self._keep(_found(path, facts))
+
+    def _link(self, link: Link) -> None:
+        if why_no_link(link):
+            self._found.leave_out(link.path, IS_LINK)
+        elif self._wanted(link.path):
+            self._found.links.append(link)
 
     def _keep(self, file: Found) -> None:
         if len(self._found.files) >= self._files:
@@ -183,9 +206,7 @@ class _Scanner:
 
 
 def _why_no_file(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return ""
-    return "it is a link" if stat.S_ISLNK(mode) else "it is no plain file"
+    return "" if stat.S_ISREG(mode) else NO_FILE
 
 
 def _found(path: str, facts: os.stat_result) -> Found:
@@ -270,6 +291,8 @@ def store_folder(
         for_each(sending.send, sending.contents(found.files))
     finally:
         os.close(top)
+    for link in found.links:
+        found.leave_out(link.path, IS_LINK)
     files = []
     for file in found.files:
         if file.path in sending.failed:
@@ -400,9 +423,14 @@ def for_each(work: Callable[[T], None], things: Iterable[T]) -> None:
 
 
 def fetch_folder(
-    stored: StoredOutputs, files: Collection[StoredFile], folder: Path, *, check: Callable[[], None] = lambda: None
+    stored: StoredOutputs,
+    files: Collection[StoredFile],
+    folder: Path,
+    *,
+    links: Collection[Link] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make a folder with these files, whole or not at all. It must not be there yet, or be empty.
+    """Make a folder with these files and links, whole or not at all. It must not be there yet, or be empty.
 
     Raises InputError, DamagedError, LaunchError, OSError.
     """
@@ -413,9 +441,13 @@ def fetch_folder(
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
     os.mkdir(partial)
     try:
-        for parent in sorted({file.path.rpartition("/")[0] for file in files}):
+        paths = [*(file.path for file in files), *(link.path for link in links)]
+        for parent in sorted({path.rpartition("/")[0] for path in paths}):
             os.makedirs(partial / parent, exist_ok=True)
         for_each(lambda file: _fetch(stored, file, partial / file.path, check), files)
+        # At last: nothing is written through a link.
+        for link in links:
+            os.symlink(link.target, partial / link.path)
         os.rename(partial, folder)
     except BaseException:
         remove_tree(str(partial))

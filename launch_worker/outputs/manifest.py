@@ -45,6 +45,14 @@ class StoredFile(NamedTuple):
     content: str
 
 
+class Link(NamedTuple):
+    """A symbolic link to something in the same folder."""
+
+    path: str
+    #: Path that it leads to, from the folder in which it stands.
+    target: str
+
+
 class LeftOut(NamedTuple):
     """A file that is not kept, and a reason."""
 
@@ -62,6 +70,8 @@ class Manifest:
     #: Files that are not kept, the first of them; and the number of all.
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: int = 0
+    #: Links of a checkpoint; outputs have none.
+    links: tuple[Link, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -82,6 +92,8 @@ class Manifest:
         left_out = [{"path": one.path, "why": one.why} for one in self.left_out]
         known = {"version": 1, "run": self.run_id, "attempt": self.attempt, "files": files}
         known |= {"left_out": left_out, "left_out_count": self.left_out_count}
+        if self.links:
+            known["links"] = [link._asdict() for link in self.links]
         return json.dumps(known, separators=(",", ":")).encode()
 
     @classmethod
@@ -92,6 +104,7 @@ class Manifest:
             if len(known["files"]) > MAX_FILES:
                 raise ValueError(f"it has more than {MAX_FILES:,} files")
             files = tuple(map(_file, known["files"]))
+            links = tuple(map(_link, known.get("links", ())))
             left_out = tuple(LeftOut(str(one["path"]), str(one["why"])) for one in known.get("left_out", ()))
             manifest = cls(
                 str(known["run"]),
@@ -99,10 +112,11 @@ class Manifest:
                 files,
                 left_out,
                 _count(known.get("left_out_count", len(left_out))),
+                links,
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"it is no manifest: {error!r}") from None
-        check_together(file.path for file in files)
+        check_together([*(file.path for file in files), *(link.path for link in links)])
         return manifest
 
 
@@ -122,6 +136,20 @@ def why_no_path(path: str) -> str:
     return ""
 
 
+def why_no_link(link: Link) -> str:
+    """Why a manifest cannot have the link; '' where it can.
+
+    It may go up first and then down. Its folder is no link, so it leads to something in the folder of all.
+    """
+    ups, parts = 0, link.target.split("/")
+    while ups < len(parts) and parts[ups] == "..":
+        ups += 1
+    below = parts[ups:]
+    if ups > link.path.count("/") or (below and why_no_path("/".join(below))) or len(link.target) > MAX_PATH_BYTES:
+        return "it is a link that leads out of the folder, or is not normalised"
+    return why_no_path(link.path)
+
+
 def check_together(paths: Iterable[str]) -> None:
     """Raise ValueError unless one folder can have files with all these paths."""
     files: set[str] = set()
@@ -137,6 +165,13 @@ def check_together(paths: Iterable[str]) -> None:
             folder = folder.rpartition("/")[0]
     if both := files & folders:
         raise ValueError(f"{min(both)[:100]!r} is a file and a folder")
+
+
+def _link(known: Any) -> Link:
+    link = Link(known["path"], known["target"])
+    if not (isinstance(link.path, str) and isinstance(link.target, str)) or why_no_link(link):
+        raise ValueError(f"no link is called {str(link.path)[:100]!r}, or none leads to {str(link.target)[:100]!r}")
+    return link
 
 
 def _file(known: Any) -> StoredFile:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch_worker.errors import LaunchError
-from launch_worker.outputs.content import Bounds, ChangedError, Found, Scan, open_below, scan
+from launch_worker.outputs.content import IS_LINK, NO_FILE, Bounds, ChangedError, Found, Scan, open_below, scan
 from launch_worker.outputs.manifest import MAX_FILES, Manifest, StoredFile
 from launch_worker.outputs.open_files import file_being_written
 from launch_worker.untrusted.removal import remove_tree
@@ -60,6 +60,7 @@ class Look:
 
     def __init__(self, found: Scan) -> None:
         self.files = [file for file in found.files if belongs(file.path)]
+        self.links = [link for link in found.links if belongs(link.path)]
         self.left_out = [one for one in found.left_out if belongs(one.path)]
         #: Reason why a file is missing; '' where none is.
         self.problem = next((f"{one.path}: {one.why}" for one in self.left_out if not _is_harmless(one.why)), "")
@@ -68,8 +69,10 @@ class Look:
 
     @property
     def state(self) -> dict[str, tuple[int, ...]]:
-        """The facts of each file that another content would change, by path."""
-        return {file.path: file.state for file in self.files}
+        """The facts of each file that another content would change, by path; of a link the bytes of its target."""
+        return {file.path: file.state for file in self.files} | {
+            link.path: tuple(link.target.encode()) for link in self.links
+        }
 
     @property
     def bytes(self) -> int:
@@ -86,7 +89,7 @@ class Snapshot:
     number: int
     #: Number by which the job asked for it; 0 for none.
     label: int = 0
-    #: Files that have not changed since they were stored, and files that are left out: links and the like.
+    #: Files that have not changed since they were stored, links, and files that are left out.
     rest: Manifest = _NOTHING
     #: Facts of the job's files, by path, and time of the look, nanoseconds; None where another worker took it.
     look: Look | None = None
@@ -179,7 +182,7 @@ def _take(folder: Path, partial: Path, known: Known) -> Snapshot:
             raise ChangedError(folder.name, "it changed while it was copied")
     finally:
         os.close(top)
-    rest = Manifest("", 0, tuple(unchanged), tuple(look.left_out), len(look.left_out))
+    rest = Manifest("", 0, tuple(unchanged), tuple(look.left_out), len(look.left_out), tuple(look.links))
     facts = {"boot": boot_id(), "rest": rest.to_json().decode()}
     (partial / "facts.json").write_text(json.dumps(facts))
     return Snapshot(partial, 0, rest=rest, look=look, looked_ns=looked_ns)
@@ -187,7 +190,7 @@ def _take(folder: Path, partial: Path, known: Known) -> Snapshot:
 
 def as_it_is(folder: Path, look: Look, *, number: int) -> Snapshot:
     """The state of a folder in which nothing writes any more: it is stored from there."""
-    rest = Manifest("", 0, left_out=tuple(look.left_out), left_out_count=len(look.left_out))
+    rest = Manifest("", 0, (), tuple(look.left_out), len(look.left_out), tuple(look.links))
     return Snapshot(folder, number, rest=rest, look=look, looked_ns=time.time_ns(), is_copy=False)
 
 
@@ -219,7 +222,7 @@ def boot_id() -> str:
 
 
 def _is_harmless(why: str) -> bool:
-    return why in ("it is a link", "it is no plain file")
+    return why in (IS_LINK, NO_FILE)
 
 
 def _copy(top: int, file: Found, target: Path) -> None:

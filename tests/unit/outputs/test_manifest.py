@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker.outputs.manifest import LeftOut, Manifest, StoredFile, why_no_path
+from launch_worker.outputs.manifest import LeftOut, Link, Manifest, StoredFile, why_no_path
 
 SHA = "ab" * 32
 RUN = "01hq2mzk8q00000"
@@ -35,6 +35,36 @@ def test_it_reads_what_it_wrote() -> None:
     wrote = manifest(stored(), stored("a/ü\n\x1b[31m", mode=0o755, content=f"checkpoints/{RUN}/1/{SHA}"))
     assert Manifest.from_json(wrote.to_json()) == wrote
     assert (wrote.total_bytes, wrote.file("a/b.txt"), wrote.file("a")) == (6, stored(), None)
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "is_good"),
+    [
+        ("last", "model", True),
+        ("last", "a/b", True),
+        ("a/last", "../model", True),
+        ("a/b/up", "..", True),
+        ("a/b/root", "../..", True),
+        ("last", "../model", False),
+        ("a/last", "../../x", False),
+        ("a/last", "b/../../../x", False),
+        ("last", "/etc/passwd", False),
+        ("last", "", False),
+        ("last", "a//b", False),
+        ("last", "a\0b", False),
+        ("last", "\udc80", False),
+        ("last", 1, False),
+        ("../last", "model", False),
+        (None, "model", False),
+        ("a/b.txt", "model", False),
+    ],
+)
+def test_a_link_leads_to_something_in_the_folder(path: Any, target: Any, is_good: bool) -> None:
+    known = json.loads(manifest(stored()).to_json()) | {"links": [{"path": path, "target": target}]}
+    with contextlib.nullcontext() if is_good else pytest.raises(ValueError, match=r"link|two files"):
+        found = Manifest.from_json(json.dumps(known).encode())
+        assert found.links == (Link(path, target),)
+        assert Manifest.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from launch_worker.outputs import checkpoints, snapshot
 from launch_worker.outputs.checkpoints import Place
 from launch_worker.outputs.content import Found
 from launch_worker.outputs.manifest import Manifest
-from launch_worker.outputs.snapshot import Snapshot, UnsettledError, take, taken_before
+from launch_worker.outputs.snapshot import Snapshot, UnsettledError, look_at, take, taken_before
 from launch_worker.outputs.stored import StoredOutputs
 
 RUN = "01hq2mzk8q00000"
@@ -58,18 +58,33 @@ def test_a_state_is_what_the_folder_had_and_the_job_may_write_on(folder: Path, s
     (folder / "shards").mkdir()
     write(folder / "shards", a="a", **{"b.partial": "half"})
     os.symlink("model", folder / "latest")
+    os.symlink("../latest", folder / "shards" / "up")
+    os.symlink("shards", folder / "folder")
+    os.symlink("/etc/passwd", folder / "outside")
+    os.symlink("folder/../../x", folder / "around")
     taken = take(folder, number=7, label=3)
     write(folder, model="2")
     assert texts(taken.files) == {"model": "1", ".metadata": "of PyTorch", "shards/a": "a"}
     manifest = store(taken, stored)
-    assert [one.path for one in manifest.left_out] == ["latest"]
+    assert [one.path for one in manifest.left_out] == ["around", "outside"]
     taken.remove()
     assert os.listdir(folder.parent) == ["checkpoint"]
     back = folder.parent / "back"
     place = checkpoints.newest(stored, RUN, before=2)
     assert place == Place(1, 7)
     checkpoints.restore(stored, checkpoints.manifest_of(stored, RUN, place), back)
-    assert texts(back) == {"model": "1", ".metadata": "of PyTorch", "shards/a": "a"}
+    links = {"latest": "1", "shards/up": "1"}
+    assert texts(back) == {"model": "1", ".metadata": "of PyTorch", "shards/a": "a"} | links
+    assert [os.readlink(back / name) for name in ("latest", "shards/up", "folder")] == ["model", "../latest", "shards"]
+
+
+def test_another_target_of_a_link_is_another_state(folder: Path) -> None:
+    write(folder, a="1", b="2")
+    os.symlink("a", folder / "latest")
+    before = look_at(folder).state
+    os.unlink(folder / "latest")
+    os.symlink("b", folder / "latest")
+    assert look_at(folder).state != before
 
 
 def test_a_state_is_never_half_old_and_half_new(folder: Path) -> None:
