@@ -89,7 +89,7 @@ def train(seconds: float, epoch_s: float) -> None:
         except OSError:
             # The disk is full: what is in the folder is called nothing.
             stamp("unsaved")
-            os._exit(3)
+            end(3)
         # Until its worker has copied the folder, which may be frozen or dead.
         while read_number(os.path.join(talk, "checkpoint_taken")) < epoch and time.monotonic() < until + 5:
             live(0.01)
