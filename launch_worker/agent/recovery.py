@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from launch_worker.agent.adoption import AbandonedFolder, Adopter
@@ -188,7 +189,7 @@ class Recovery:
             self._recover_attempts(abandoned, folder.attempts())
 
     def _recover_attempts(self, abandoned: AbandonedFolder, attempts: list[AttemptFolder]) -> None:
-        try:
+        with _errors_logged(abandoned):
             for attempt in attempts:
                 if attempt.is_container and attempt.read_report() is None:
                     abandoned.begin(
@@ -199,18 +200,10 @@ class Recovery:
                     abandoned.begin(partial(self._deliver_apart, abandoned, attempt), name=f"end-{attempt.run_id}")
                 else:
                     self._deliver(attempt)
-        except BrokerUnavailableError:
-            log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
-        except Exception:
-            log.exception("recovery.failed folder=%s", abandoned.folder.path.name)
 
     def _deliver_apart(self, abandoned: AbandonedFolder, attempt: AttemptFolder) -> None:
-        try:
+        with _errors_logged(abandoned):
             self._deliver(attempt)
-        except BrokerUnavailableError:
-            log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
-        except Exception:
-            log.exception("recovery.failed folder=%s", abandoned.folder.path.name)
 
     def _settle(self) -> None:
         """Release the folders in which nothing is left to supervise."""
@@ -354,3 +347,14 @@ class Recovery:
         finally:
             talk.close()
         return talk
+
+
+@contextlib.contextmanager
+def _errors_logged(abandoned: AbandonedFolder) -> Iterator[None]:
+    """Log what goes wrong with a dead worker's attempts: the machine's next worker goes on with them."""
+    try:
+        yield
+    except BrokerUnavailableError:
+        log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
+    except Exception:
+        log.exception("recovery.failed folder=%s", abandoned.folder.path.name)

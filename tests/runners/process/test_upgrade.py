@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,21 @@ class Left:
         now = boot_time_s()
         self.runner.renew({"r.1": (now + 60.0, now + 61.0)})
 
+    def start(self, script: str, **options: Any) -> JobHandle:
+        """Start a job of the new worker, which prints into the file `new`."""
+        return self.runner.start(
+            ["sh", "-c", script],
+            key="r.2",
+            env=self.env | {"LAUNCH_RUN_ID": new_run_id()},
+            cwd=self.folder,
+            log_path=self.folder / "new",
+            grace_s=5.0,
+            lease=None,
+            events=queue.SimpleQueue(),
+            timeout_s=20.0,
+            **options,
+        )
+
     def output(self) -> str:
         return (self.attempt / "output").read_text()
 
@@ -90,18 +106,7 @@ def test_its_job_can_be_stopped(left: Left) -> None:
 
 
 def test_it_starts_the_jobs_of_the_new_worker_too(left: Left) -> None:
-    job = left.runner.start(
-        ["sh", "-c", "echo new; exit 4"],
-        key="r.2",
-        env=left.env | {"LAUNCH_RUN_ID": new_run_id()},
-        cwd=left.folder,
-        log_path=left.folder / "new",
-        grace_s=5.0,
-        lease=None,
-        events=queue.SimpleQueue(),
-        timeout_s=20.0,
-        brief_s=1.0,
-    )
+    job = left.start("echo new; exit 4", brief_s=1.0)
     assert end_of(job) == Exited(4, "")
     assert (left.folder / "new").read_text() == "new\n"
     (left.folder / "go").touch()
@@ -110,16 +115,8 @@ def test_it_starts_the_jobs_of_the_new_worker_too(left: Left) -> None:
 
 def test_a_job_with_an_ending_of_its_own_gets_sigterm_from_it(left: Left) -> None:
     """It knows no other; a signal ahead of the end comes from the worker itself."""
-    job = left.runner.start(
-        ["sh", "-c", "trap 'echo led' USR1; trap 'exit 5' TERM; echo up; while :; do sleep 0.02; done"],
-        key="r.2",
-        env=left.env | {"LAUNCH_RUN_ID": new_run_id()},
-        cwd=left.folder,
-        log_path=left.folder / "new",
-        grace_s=5.0,
-        lease=None,
-        events=queue.SimpleQueue(),
-        timeout_s=20.0,
+    job = left.start(
+        "trap 'echo led' USR1; trap 'exit 5' TERM; echo up; while :; do sleep 0.02; done",
         ending=Ending(signal.SIGINT, stops_main=True),
     )
     wait_until(lambda: (left.folder / "new").read_text() == "up\n")
