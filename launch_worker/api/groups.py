@@ -111,14 +111,17 @@ class Group:
             raise RefusedError(f"all runs of {self.kind_of()} {self.id} have ended; nothing was changed")
         return killed, asked
 
-    def retry(self, *, only_failed: bool = False) -> int:
+    def retry(self, *, only_failed: bool = False, not_on_same_worker: bool = False) -> int:
         """Start a new attempt of all its runs that have ended; `only_failed`: of those that are not Finished.
 
+        With `not_on_same_worker` each goes to another worker than its last one, while there is one that may take it.
         Returns how many runs that are. Raises RefusedError for none, and for a sweep, which makes its runs itself.
         """
         if self.kind == "sweep":
             raise RefusedError(f"{self.id} is a sweep, which makes its runs itself; retry single runs of it")
-        count = self._api.transport.retry_group(self.record, only_failed=only_failed)
+        count = self._api.transport.retry_group(
+            self.record, only_failed=only_failed, not_on_same_worker=not_on_same_worker
+        )
         if not count:
             what = "has ended without being Finished" if only_failed else "has ended"
             raise RefusedError(f"no run of {self.kind_of()} {self.id} {what}; nothing was changed")

@@ -255,8 +255,11 @@ class HttpTransport(HttpSubmitter):
         said = self.server.ask("POST", _group(group.id, "/cancel"), body={"reason": reason, "grace_s": grace_s})
         return said["killed"], said["requested"]
 
-    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
-        retried: int = self.server.ask("POST", _group(group.id, "/retry"), body={"only_failed": only_failed})["retried"]
+    def retry_group(self, group: GroupRecord, *, only_failed: bool, not_on_same_worker: bool = False) -> int:
+        # A server of the release before refuses a word that it does not know.
+        more = {"not_on_same_worker": True} if not_on_same_worker else {}
+        how = {"only_failed": only_failed, **more}
+        retried: int = self.server.ask("POST", _group(group.id, "/retry"), body=how)["retried"]
         return retried
 
     # -- queues and pools ------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class RedisGroups(RedisConnection):
         reason = reason or f"cancelled by {self.actor}"
         return self.store.cancel_group(group, reason=reason, grace_s=grace_s, actor=self.actor)
 
-    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
-        reason = f"retry asked for by {self.actor}"
-        return self.store.retry_group(group, only_failed=only_failed, reason=reason, actor=self.actor)
+    def retry_group(self, group: GroupRecord, *, only_failed: bool, not_on_same_worker: bool = False) -> int:
+        reason = f"retry asked for by {self.actor}" + (", on other workers" if not_on_same_worker else "")
+        return self.store.retry_group(
+            group, only_failed=only_failed, reason=reason, actor=self.actor, elsewhere=not_on_same_worker
+        )

@@ -323,10 +323,11 @@ class Transport(Submits, Protocol):
         Returns how many are Killed, and how many are to stop.
         """
 
-    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
+    def retry_group(self, group: GroupRecord, *, only_failed: bool, not_on_same_worker: bool = False) -> int:
         """Start a new attempt of the ended runs of an array or a bulk submission; returns how many.
 
-        `only_failed` leaves the Finished ones alone.
+        `only_failed` leaves the Finished ones alone. With `not_on_same_worker` another worker than its last one gets
+        each of them, while there is one that may.
         """
 
     # -- queues and pools ------------------------------------------------------------------------------------------

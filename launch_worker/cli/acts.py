@@ -153,7 +153,7 @@ def _sweep(api: Api, run_id: str) -> Group | None:
 @click.option("--failed", is_flag=True, help="Of a group: only its runs that did not finish.")
 @click.option("--from-scratch", is_flag=True, help="Of runs that are named: pass their checkpoints over.")
 @click.option(
-    "--not-on-same-worker", is_flag=True, help="Of runs that are named: on another worker, while there is one."
+    "--not-on-same-worker", is_flag=True, help="Of runs and groups that are named: on other workers, while there are."
 )
 @with_brake
 @_JSON
@@ -177,24 +177,26 @@ def retry_command(
     """
     api, brake = Api(url), Brake(yes, dry_run)
     how = {"from_scratch": from_scratch, "not_on_same_worker": not_on_same_worker}
-    of_one = next((f"--{name.replace('_', '-')}" for name, is_asked in how.items() if is_asked), "")
     if check_ways(words, selection, brake, "retry"):
-        if of_one:
-            raise InputError(f"{of_one} is for runs that are named, one or several")
+        of_named = next((f"--{name.replace('_', '-')}" for name, is_asked in how.items() if is_asked), "")
+        if of_named:
+            raise InputError(f"{of_named} is for runs that are named, one or several")
         if failed:
             raise InputError("--failed is for a group that is named; choose by: --state failed")
         return act_on_chosen(api, "retry", selection, brake, as_json=as_json)
 
     def retry(run_id: str) -> None:
-        if of_one and (failed or GROUP_ID.fullmatch(run_id)):
-            raise InputError(f"{of_one} is for single runs, not for a group")
+        group = None
         if GROUP_ID.fullmatch(run_id):
-            _retry_group(api.group(run_id), only_failed=failed, as_json=as_json)
+            group = api.group(run_id)
         elif failed:
             group = api.find_group(run_id)
             if group is None:
                 raise InputError(f"--failed is for a group, and run {run_id[:40]} is none")
-            _retry_group(group, only_failed=True, as_json=as_json)
+        if group is not None and from_scratch:
+            raise InputError("--from-scratch is for single runs, not for a group")
+        if group is not None:
+            _retry_group(group, only_failed=failed, elsewhere=not_on_same_worker, as_json=as_json)
         else:
             _retry_run(api, run_id, how, as_json=as_json)
 
@@ -225,14 +227,14 @@ def _retry_run(api: Api, run_id: str, how: Mapping[str, bool], *, as_json: bool)
         terminal.say(f"run {run.id} is Pending again, in queue {run.record.queue}")
 
 
-def _retry_group(group: Group, *, only_failed: bool, as_json: bool) -> None:
+def _retry_group(group: Group, *, only_failed: bool, elsewhere: bool, as_json: bool) -> None:
     if group.record.counts["Crashed"]:
         terminal.say(
             "launch-worker: workers stopped reporting while they ran some of these; where one is cut off and not dead, "
             "its job goes on until it learns of the new attempt",
             err=True,
         )
-    count = group.retry(only_failed=only_failed)
+    count = group.retry(only_failed=only_failed, not_on_same_worker=elsewhere)
     if as_json:
         group.refresh()
         terminal.echo_json(group.as_json() | {"retried": count})

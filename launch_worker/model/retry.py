@@ -19,8 +19,8 @@ from launch_worker.model.units import format_duration, format_size
 MAX_MISSTARTS = 5
 #: Seconds before it is tried elsewhere, doubled each time.
 FIRST_MISSTART_DELAY_S = 2.0
-#: Words of a spec without which a crash is never followed by a retry.
-_MAY_RETRY = re.compile(r'"(?:retries|retry)":')
+#: Words of a spec without which an end is never followed by a retry; a text for the memory is a range.
+_MAY_RETRY = re.compile(r'"(?:retries|retry)":|"memory":"')
 
 
 #: Key of the time limits after which a run went on, among the counts of the rules of `--retry`.
@@ -86,8 +86,12 @@ def next_step(record: Record, outcome: Outcome, spec: RunSpec) -> NextStep:
         return NextStep(outcome)
     retried = max(0, record.attempt - record.first_attempt)
     used = counts.get(rule.key, 0) if spec.retry or rule.key == "oom" else retried
-    most = rule.count if not spec.retries else min(rule.count, used + spec.retries - retried)
+    most = rule.count if spec.retries is None else min(rule.count, used + spec.retries - retried)
+    memory = _next_memory(record, spec) if ended.cause == "oom" else 0
     if used >= most:
+        if memory and used < rule.count:
+            more = f"no attempt with {format_size(memory)} of memory follows, for --retries allows {spec.retries}"
+            outcome = replace(outcome, reason=f"{outcome.reason}; {more}")
         return NextStep(outcome)
     step = NextStep(outcome, retry_delay_s=0.0, retry_reason="handed back by its worker")
     if spec.retry or rule.key == "oom":
@@ -99,7 +103,7 @@ def next_step(record: Record, outcome: Outcome, spec: RunSpec) -> NextStep:
     if spec.retry or rule.key == "oom":
         reason += f" after {rule.when}"
     step = replace(step, retry_delay_s=delay_s, avoid=record.worker if spec.not_on_same_worker else "")
-    if ended.cause == "oom" and (memory := _next_memory(record, spec)):
+    if memory:
         needs = parse_needs(record.needs)
         step = replace(step, needs=f"{needs.gpus}:{needs.millicores}:{memory}")
         reason += f" with {format_size(memory)} of memory"
@@ -114,7 +118,7 @@ def _rule_of(record: Record, ended: Outcome, spec: RunSpec) -> Rule | None:
     if ended.cause == "oom" and all(rule.key != "oom" for rule in rules) and (left := _doublings(record, spec)):
         return Rule("oom", counts_of(record.retried).get("oom", 0) + left)
     if not spec.retry:
-        rules = tuple(Rule(word, spec.retries) for word in spec.retry_on)
+        rules = tuple(Rule(word, spec.retries or 0) for word in spec.retry_on)
     return rule_for(rules, ended)
 
 

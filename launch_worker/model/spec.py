@@ -74,7 +74,8 @@ class RunSpec:
     signal: str = ""
     #: What follows the time limit: fail, requeue or requeue:N.
     on_timeout: str = "fail"
-    retries: int = 0
+    #: New attempts at most, whatever asks for them; None for no such limit, and for none where no rule asks for one.
+    retries: int | None = None
     retry_delay_s: float = 0.0
     retry_on: tuple[str, ...] = RETRYABLE
     #: Rules of what is tried again, CONDITION=COUNT[:DELAY[..DELAY]] each (`model/retry_rules.py`).

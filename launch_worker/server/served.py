@@ -365,9 +365,9 @@ class Served(RedisTransport):
         self._check_group(group)
         return super().cancel_group(group, reason=self._named(reason), grace_s=grace_s)
 
-    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
+    def retry_group(self, group: GroupRecord, *, only_failed: bool, not_on_same_worker: bool = False) -> int:
         self._check_group(group)
-        return super().retry_group(group, only_failed=only_failed)
+        return super().retry_group(group, only_failed=only_failed, not_on_same_worker=not_on_same_worker)
 
     def _check_group(self, group: GroupRecord) -> None:
         for record in self._members(group):

@@ -83,17 +83,20 @@ class Groups(Client):
             killed, asked, at = killed + gone, asked + marked, at + _AT_ONCE
         return killed, asked
 
-    def retry_group(self, group: GroupRecord, *, only_failed: bool, reason: str, actor: str = "") -> int:
+    def retry_group(
+        self, group: GroupRecord, *, only_failed: bool, reason: str, actor: str = "", elsewhere: bool = False
+    ) -> int:
         """A final state -> Pending for all runs of a group that have ended; `only_failed`: those that are not Finished.
 
-        Returns how many are Pending again.
+        With `elsewhere` each goes to another worker than its last one, while there is one that may take it. Returns how
+        many are Pending again.
         """
         done = at = 0
         before: str = ""
         more = 1
         asked_by = self.named(actor)
         while more:
-            args = (group.key, before, int(only_failed), reason, at, _AT_ONCE, asked_by)
+            args = (group.key, before, int(only_failed), reason, at, _AT_ONCE, asked_by, int(elsewhere))
             count, until, more = self._call("retry_group", *args)
             done, at, before = done + count, at + _AT_ONCE, text(until)
         return done

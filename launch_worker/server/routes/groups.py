@@ -28,6 +28,9 @@ class Retry(BaseModel):
     """Which runs of a group are to be tried again."""
 
     only_failed: bool = Field(default=False, description="Only those that are not Finished.", examples=[True])
+    not_on_same_worker: bool = Field(
+        default=False, description="Each on another worker than its last one, while there is one that may take it."
+    )
 
 
 class Cancelled(BaseModel):
@@ -116,7 +119,9 @@ def retry_group(
 ) -> Retried:
     """Start a new attempt of all runs of a group that have ended, or of those that are not Finished."""
     served = Served(shared, asker)
-    return Retried(retried=served.retry_group(find_group(served, group_id), only_failed=body.only_failed))
+    group = find_group(served, group_id)
+    how = {"only_failed": body.only_failed, "not_on_same_worker": body.not_on_same_worker}
+    return Retried(retried=served.retry_group(group, **how))
 
 
 @router.get("/run-groups/{group_id}/wait")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from launch_worker import submit_many
 from launch_worker.api.client import Api
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.errors import InputError, NotFoundError, RefusedError
@@ -13,7 +14,7 @@ from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.support.arrows import create
+from tests.support.arrows import FAILED, create
 from tests.support.http_servers import TestServer
 from tests.support.workers import Worker
 
@@ -54,6 +55,18 @@ def test_the_whole_is_told_alike(through: Api, store: Store, api: Api) -> None:
     assert {finding.name for finding in through.transport.findings()} >= {"redis.version"}
     with pytest.raises(NotFoundError, match="no live worker"):
         through.transport.order("nobody", "drain")
+
+
+def test_a_groups_retry_on_other_workers(through: Api, store: Store) -> None:
+    ids = [run.id for run in submit_many([{"command": ["false"]}, {"command": ["false"]}], api=through)]
+    first = Worker(store, owner="w1", slots=2)
+    assert sorted(first.work()) == sorted(ids)
+    for run_id in ids:
+        first.end(run_id, FAILED)
+    other = Worker(store, owner="w2", slots=2)
+    assert through.group(f"b{ids[0]}").retry(not_on_same_worker=True) == 2
+    assert (first.work(), sorted(other.work())) == ([], sorted(ids))
+    assert store.history(ids[0])[3].reason.endswith(", on other workers")
 
 
 def test_a_sweep(through: Api, store: Store) -> None:

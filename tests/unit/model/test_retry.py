@@ -10,9 +10,9 @@ import pytest
 
 from launch_worker.errors import InputError
 from launch_worker.model.outcome import Outcome, outcome_of_exit, shell_exit_code, signal_name
-from launch_worker.model.retry import MAX_MISSTARTS, NextStep, has_retries_left, next_step
+from launch_worker.model.retry import MAX_MISSTARTS, NextStep, has_retries_left, next_step, next_step_of
 from launch_worker.model.run import Record
-from launch_worker.model.spec import RunSpec
+from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 
 S = RunState
@@ -315,6 +315,25 @@ def test_a_rule_for_oom_says_how_often_the_memory_doubles_and_the_retries_cap_it
     assert after(OOM, capped).retry_reason == "retry 1 of 1 after oom with 16G of memory"
     assert after(OOM, capped, attempt=2, retried="oom:1", needs=f"0:0:{16 << 30}").retry_delay_s is None
     assert after(outcome_of_exit(1), capped).retry_reason == "retry 1 of 1"
+
+
+def test_no_retries_hold_the_memory_too_and_the_reason_says_so() -> None:
+    policy = RunSpec(command=("true",), memory="8G..64G", retries=0)
+    assert parse_spec(policy.to_json()).retries == 0, "said is not the same as not said"
+    step = after(OOM, policy)
+    assert step.retry_delay_s is None
+    assert step.outcome.reason.endswith("; no attempt with 16G of memory follows, for --retries allows 0")
+    once = replace(policy, retries=1)
+    assert after(OOM, once).retry_delay_s == 0.0
+    last = after(OOM, once, attempt=2, retried="oom:1", needs=f"0:0:{16 << 30}")
+    assert last.outcome.reason.endswith("; no attempt with 32G of memory follows, for --retries allows 1")
+
+
+def test_memory_doubles_too_where_the_record_alone_is_known() -> None:
+    """As another worker decides, which reports what a dead one has left."""
+    policy = RunSpec(command=("true",), memory="8G..64G")
+    record = Record(id="r", attempt=1, worker="w@a", needs=policy.needs, spec=policy.to_json())
+    assert next_step_of(record, OOM).needs == f"0:0:{16 << 30}"
 
 
 def test_a_rule_for_oom_tries_again_also_with_the_same_memory() -> None:

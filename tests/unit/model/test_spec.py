@@ -44,7 +44,7 @@ def refused(**options: Any) -> str:
 
 def test_the_smallest_spec_has_the_defaults_of_the_contract() -> None:
     spec = make()
-    assert (spec.queue, spec.priority, spec.retries, spec.grace_s) == ("default", "medium", 0, 10.0)
+    assert (spec.queue, spec.priority, spec.retries, spec.grace_s) == ("default", "medium", None, 10.0)
     assert (spec.start_timeout_s, spec.timeout_s, spec.stall_timeout_s) == (1800.0, None, None)
     assert spec.retry_on == ("failed", "crashed")
 
@@ -243,7 +243,7 @@ def test_no_grace_and_no_delay_are_taken(name: str) -> None:
     assert getattr(make(**{name: 0}), name) == 0
 
 
-@pytest.mark.parametrize("retries", [-1, MAX_RETRIES + 1, True, False, 1.5, "3", None, float("nan")])
+@pytest.mark.parametrize("retries", [-1, MAX_RETRIES + 1, True, False, 1.5, "3", float("nan")])
 def test_retries_that_are_no_whole_number_in_range_are_refused(retries: Any) -> None:
     """W2."""
     assert "retries" in refused(retries=retries)

@@ -35,15 +35,17 @@ local function again(id, from, now, attempt, worker, reason, delay_us, actor)
   if not get(id, 'parked')[1] then put(id, 'reason', reason) end
 end
 
--- A final state -> Pending, because a person asked for it. The retry policy counts from this attempt on.
-local function retry_by_person(id, now, reason, actor)
-  local state, attempt = unpack(get(id, 'state', 'attempt'))
+-- A final state -> Pending, because a person asked for it. The retry policy counts from this attempt on. `elsewhere`: not
+-- on the worker of the last attempt, while another one may take it.
+local function retry_by_person(id, now, reason, actor, elsewhere)
+  local state, attempt, worker = unpack(get(id, 'state', 'attempt', 'worker'))
   WAITING.go_on(id)
   put(id, 'first_attempt', tonumber(attempt) + 1)
   drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
     'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'retried', 'avoid', 'preempting', 'not_before',
     'log_missing', 'log_missing_lines')
   again(id, state, now, attempt, '', reason, 0, actor)
+  if elsewhere and worker then put(id, 'avoid', worker) end
 end
 
 -- Ends a run for good: its sweep, its place and the runs that wait for it.
