@@ -70,17 +70,21 @@ class Objects:
                 self.files.makedirs(folder, exist_ok=True)
                 written = f"{folder}/.{plain}.{secrets.token_hex(4)}.partial"
             try:
-                with self.files.open(written, "wb", block_size=_PART_BYTES) as target:
-                    try:
-                        for piece in pieces:
-                            target.write(piece)
-                    except BaseException:
-                        if self._is_atomic:
-                            _give_up(target)
-                        raise
+                target = self.files.open(written, "wb", block_size=_PART_BYTES)
+                try:
+                    for piece in pieces:
+                        target.write(piece)
                     if on_disk and self._is_local:
                         target.flush()
                         os.fsync(target.fileno())
+                    target.close()
+                except BaseException:
+                    if self._is_atomic:
+                        _give_up(target)
+                    else:
+                        with contextlib.suppress(Exception):
+                            target.close()
+                    raise
                 if written != path:
                     self.files.mv(written, path)
                 if on_disk and self._is_local:
@@ -175,7 +179,10 @@ class Objects:
 
 
 def _give_up(target: Any) -> None:
-    """Have an object in a bucket not begin to exist: to close its file would make one of the pieces written so far."""
+    """Have an object in a bucket not begin to exist, nor leave parts that nobody sees and somebody pays for.
+
+    To close its file would make an object of the pieces written so far.
+    """
     with contextlib.suppress(Exception):
         target.discard()
     with contextlib.suppress(Exception):

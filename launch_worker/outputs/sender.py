@@ -2,7 +2,8 @@
 
 An attempt's outputs wait in LAUNCH_WORK_DIR/outgoing from its end until Redis has noted that the store has them. They
 are locked by the worker that sends them, so that one of a machine's workers does. A worker that is killed in the middle
-has stored some of the content, which is not sent again.
+has stored some of the content, which is not sent again. While content is collected (`launch_worker.outputs.garbage`)
+nothing is deleted here: what the collection takes away is sent once more.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _THREADS = 2
 _RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 #: Seconds until outputs are tried again that this machine cannot read.
 _UNREADABLE_S = 60.0
+#: Seconds until outputs are looked at again that were stored while content was collected.
+_COLLECTING_S = 15.0
 #: Seconds between two looks for what a dead worker has left.
 _ADOPT_EVERY_S = 15.0
 #: Seconds for the outputs that wait when the worker ends; the machine's next worker sends what is left.
@@ -40,6 +43,10 @@ _CLOSE_S = 10.0
 
 class _StoppedError(LaunchError):
     """The worker ends; the machine's next one goes on."""
+
+
+class _CollectingError(LaunchError):
+    """Content is being collected, and some of these outputs may be among it."""
 
 
 @dataclass
@@ -124,6 +131,8 @@ class OutputSender:
                 again_s = None
             except _StoppedError:
                 pass
+            except _CollectingError:
+                again_s = _COLLECTING_S
             except LaunchError as error:
                 again_s = self._note_away(error)
             except OSError as error:
@@ -160,10 +169,13 @@ class OutputSender:
         try:
             begun = time.monotonic()
             progress = self._begun.setdefault(name, _Progress())
-            if progress.manifest is None:
-                progress.manifest = self._store_content(outgoing, progress.hashes)
-            manifest = progress.manifest
+            manifest, is_lasting = progress.manifest, True
+            if manifest is None:
+                manifest, is_lasting = self._store_content(outgoing, progress.hashes)
+                progress.manifest = manifest if is_lasting else None
             self._acknowledge(outgoing, manifest)
+            if not is_lasting:
+                raise _CollectingError
             outgoing.delete()
             del self._begun[name]
             delete_sent(self._work_dir)
@@ -175,10 +187,11 @@ class OutputSender:
             first = "; ".join(f"{one.path!r}: {one.why}" for one in manifest.left_out[:3])
             log.warning("outputs.left_out run=%s attempt=%d files=%d: %s", *about[:2], manifest.left_out_count, first)
 
-    def _store_content(self, outgoing: Outgoing, hashes: Hashes) -> Manifest:
-        """Store the content, then the manifest."""
+    def _store_content(self, outgoing: Outgoing, hashes: Hashes) -> tuple[Manifest, bool]:
+        """Store the content, then the manifest; returns whether no collection can have taken some of the content."""
         if self._stored is None:
             self._stored = StoredOutputs(self._url)
+        collection = self._stored.collection()
         run_id, attempt = outgoing.run_id, outgoing.attempt
         try:
             with opened(str(outgoing.files)):
@@ -202,7 +215,7 @@ class OutputSender:
         )
         if manifest.files or manifest.left_out_count:
             self._stored.put_manifest(manifest)
-        return manifest
+        return manifest, not manifest.files or self._stored.is_untouched_since(collection)
 
     def _acknowledge(self, outgoing: Outgoing, manifest: Manifest) -> None:
         """Have Redis note the outputs; whatever it answers, this machine needs them no more. Raises LaunchError."""

@@ -15,9 +15,12 @@ from launch_worker.outputs.manifest import Manifest, StoredFile
 CONTENT, OUTPUTS, CHECKPOINTS = "content", "outputs", "checkpoints"
 #: Object that is there while content may be there that no manifest names.
 GARBAGE = "garbage"
+#: Object that tells each collection of content from the one before, and how it begins while one is under way.
+COLLECTED, UNDER_WAY = "collected", b"under way"
 #: Bytes that are read from the store at once.
 PIECE_BYTES = 8 << 20
-#: Seconds for which content is kept that no manifest names: a sender may be about to write one.
+#: Seconds for which content is kept that no manifest names: a sender may be about to write one. After as many seconds a
+#: collection is not under way any more, whatever its object says.
 GRACE_S = 24 * 3600.0
 
 
@@ -78,6 +81,30 @@ class StoredOutputs:
         if len(data) != end - start:
             raise _damaged(file)
         return data
+
+    # -- collections of content ----------------------------------------------------------------------------------------
+
+    def collection(self) -> bytes:
+        """What tells the latest collection of content from the one before; b"" for none."""
+        try:
+            return self.objects.get(COLLECTED)
+        except FileNotFoundError:
+            return b""
+
+    def is_untouched_since(self, collection: bytes) -> bool:
+        """Whether no content was collected since `collection` was read, and is not being collected now.
+
+        Content that was there, or was written, meanwhile is there then; and a manifest that was written is seen by each
+        collection that begins later.
+        """
+        if self.collection() != collection:
+            return False
+        if not collection.startswith(UNDER_WAY):
+            return True
+        begun = self.objects.facts(COLLECTED)
+        return begun is not None and time.time() - begun.written_s > GRACE_S
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
 
     def runs(self) -> set[str]:
         """The runs of which something is stored."""

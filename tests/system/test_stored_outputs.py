@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from fsspec import filesystem
+from s3fs.core import S3File
 
+from launch_worker.errors import LaunchError
 from launch_worker.outputs.content import fetch_folder, store_folder
 from launch_worker.outputs.stored import StoredOutputs
 from tests.support.s3 import S3Server
@@ -63,7 +65,9 @@ def test_a_folder_goes_into_a_bucket_and_comes_back(stored: StoredOutputs, tmp_p
 
 
 @pytest.mark.parametrize("size", [1 << 20, 20 << 20])
-def test_an_object_that_is_given_up_in_the_middle_does_not_exist(stored: StoredOutputs, size: int) -> None:
+def test_an_object_that_is_given_up_in_the_middle_does_not_exist(
+    stored: StoredOutputs, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(size >> 20):
             yield os.urandom(1 << 20)
@@ -73,3 +77,9 @@ def test_an_object_that_is_given_up_in_the_middle_does_not_exist(stored: StoredO
         stored.objects.put("content/ab/it", pieces())
     assert stored.objects.facts("content/ab/it") is None
     assert stored.objects.names("") == []
+    with monkeypatch.context() as refusing:
+        refusing.setattr(S3File, "commit", lambda _: (_ for _ in ()).throw(OSError("refused")))
+        with pytest.raises(LaunchError, match="refused"):
+            stored.objects.put("content/ab/it", [bytes(size)])
+    assert stored.objects.names("") == []
+    assert stored.objects.files.list_multipart_uploads("kept") == [], "and no part is left"

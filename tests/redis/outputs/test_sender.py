@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,11 @@ from launch_worker.model.kept_outputs import read_outputs
 from launch_worker.model.run import Record
 from launch_worker.outputs import content, sender
 from launch_worker.outputs.content import Bounds, Found
+from launch_worker.outputs.garbage import collect
 from launch_worker.outputs.manifest import Manifest
 from launch_worker.outputs.outgoing import Outgoing, leave_outputs, make_outputs, outgoing_folder, outgoing_names
 from launch_worker.outputs.sender import OutputSender
-from launch_worker.outputs.stored import StoredOutputs
+from launch_worker.outputs.stored import GRACE_S, StoredOutputs
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, claim, create
@@ -164,3 +167,33 @@ def test_two_workers_of_a_machine_send_many_small_outputs_once(
         machine.sender().adopt()
     machine.wait_until_sent(*left)
     assert sorted(puts) == sorted(record.id for record in left)
+
+
+def test_content_that_a_collection_takes_from_a_sender_is_sent_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender comes whole between the collection's last look at the old content and its deletion."""
+    monkeypatch.setattr(sender, "_COLLECTING_S", 0.01)
+    former, name = machine.leave(b"the same")
+    made = machine.sender()
+    made.send(name)
+    machine.wait_until_sent(former)
+    machine.stored.delete_run(former.id)
+    (content,) = [path for path in (machine.folder / "kept/content").rglob("*") if path.is_file()]
+    os.utime(content, (time.time() - 2 * GRACE_S,) * 2)
+    collecting = StoredOutputs(machine.stored.objects.url)
+    delete, left = collecting.objects.delete, []
+
+    def late(names: list[str]) -> None:
+        if not left:
+            left.append(machine.leave(b"the same"))
+            made.send(left[0][1])
+            wait_until(lambda: machine.is_noted(left[0][0]), what="the outputs are noted")
+        delete(names)
+
+    monkeypatch.setattr(collecting.objects, "delete", late)
+    assert collect(collecting, stopping=threading.Event()).objects == 1
+    machine.wait_until_sent(left[0][0])
+    found = machine.stored.manifest(left[0][0].id, 1)
+    assert found is not None
+    assert b"".join(machine.stored.pieces(found.files[0])) == b"the same"

@@ -13,7 +13,7 @@ from launch_worker.errors import DamagedError
 from launch_worker.outputs import garbage
 from launch_worker.outputs.content import store_folder
 from launch_worker.outputs.garbage import Collected, collect, is_due
-from launch_worker.outputs.stored import StoredOutputs
+from launch_worker.outputs.stored import GRACE_S, StoredOutputs
 
 DAY_S = 24 * 3600.0
 
@@ -148,3 +148,49 @@ def test_a_collection_that_is_stopped_leaves_the_rest_to_the_next_one(
     stopping.set()
     assert collect(stored, stopping=stopping) == Collected()
     assert garbage.is_due(stored)
+
+
+def test_a_collection_of_which_nobody_says_the_end_is_due_again_and_holds_nobody_up_for_ever(
+    stored: StoredOutputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(stored, tmp_path, A, b"1")
+    before = stored.collection()
+    assert stored.is_untouched_since(before)
+    begin = stored.objects.put
+
+    def first_only(name: str, pieces: list[bytes], **_: object) -> None:
+        if not stored.collection():
+            begin(name, pieces)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(stored.objects, "put", first_only)
+        run_collection(stored)
+    amid = stored.collection()
+    assert amid.startswith(b"under way")
+    assert not stored.is_untouched_since(before)
+    assert not stored.is_untouched_since(amid)
+    assert is_due(stored)
+    age(tmp_path, 1.1, of="collected")
+    assert GRACE_S == DAY_S
+    assert stored.is_untouched_since(amid)
+    run_collection(stored)
+    assert not stored.is_untouched_since(amid)
+    assert stored.is_untouched_since(stored.collection())
+
+
+def test_a_collection_ends_when_another_process_has_begun_one(
+    stored: StoredOutputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(stored, tmp_path, A, b"1")
+    stored.delete_run(A)
+    age(tmp_path, 2)
+    mark = garbage._mark
+
+    def then_another(*args: object) -> set[bytes]:
+        found = mark(*args)  # type: ignore[arg-type]
+        stored.objects.put("collected", [b"under way elsewhere"])
+        return found
+
+    monkeypatch.setattr(garbage, "_mark", then_another)
+    assert run_collection(stored) == Collected()
+    assert (contents(tmp_path), stored.collection()) == ({b"1"}, b"under way elsewhere")
