@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from fsspec import filesystem
-from s3fs.core import S3File
 
 from launch_worker.errors import LaunchError
 from launch_worker.outputs.content import fetch_folder, store_folder
@@ -78,7 +77,7 @@ def test_an_object_that_is_given_up_in_the_middle_does_not_exist(
     assert stored.objects.facts("content/ab/it") is None
     assert stored.objects.names("") == []
     with monkeypatch.context() as refusing:
-        refusing.setattr(S3File, "commit", lambda _: (_ for _ in ()).throw(OSError("refused")))
+        refusing.setattr("s3fs.core.S3File.commit", lambda _: (_ for _ in ()).throw(OSError("refused")))
         with pytest.raises(LaunchError, match="refused"):
             stored.objects.put("content/ab/it", [bytes(size)])
     assert stored.objects.names("") == []

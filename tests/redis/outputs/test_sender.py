@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,10 @@ def test_content_that_a_collection_takes_from_a_sender_is_sent_again(
     (content,) = [path for path in (machine.folder / "kept/content").rglob("*") if path.is_file()]
     os.utime(content, (time.time() - 2 * GRACE_S,) * 2)
     collecting = StoredOutputs(machine.stored.objects.url)
-    delete, left = collecting.objects.delete, []
+    delete = collecting.objects.delete
+    left: list[tuple[Record, str]] = []
 
-    def late(names: list[str]) -> None:
+    def late(names: Iterable[str]) -> None:
         if not left:
             left.append(machine.leave(b"the same"))
             made.send(left[0][1])
