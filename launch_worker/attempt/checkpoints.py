@@ -27,7 +27,7 @@ from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.runners.kept_folder import Refreshed
-from launch_worker.runners.talk_folder import tell_job
+from launch_worker.runners.talk_folder import read_plain, tell_job
 
 if TYPE_CHECKING:
     from launch_worker.outputs.manifest import Manifest
@@ -337,9 +337,10 @@ class Keeper:
     def _is_answered(self, label: int) -> bool:
         """Whether an earlier worker of the attempt has taken the state of this label."""
         try:
-            return (self._attempt.talk / TAKEN).read_text().split()[:1] == [str(label)]
-        except (OSError, ValueError):
+            taken = read_plain(self._attempt.talk / TAKEN, most_bytes=1000)
+        except OSError:
             return False
+        return taken.split()[:1] == [b"%d" % label]
 
     def _refreshed(self) -> tuple[Look | None, int | None]:
         """A look at the folder that is up to date; and when the job has ended, nanoseconds, if that is known by it."""

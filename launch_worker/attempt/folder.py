@@ -5,7 +5,7 @@
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, …}
-        and, where there is something to keep, {work/, code/, environment, usage.json, report.json}
+        and, where there is something to keep, {work/, code/, environment, words.json, usage.json, report.json}
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/outputs/                   (`launch_worker.outputs.outgoing`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{checkpoint/, taken.…/}   a job's states (`outputs.snapshot`)
     work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse

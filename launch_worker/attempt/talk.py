@@ -4,7 +4,7 @@ The protocol is in docs/jobs.md; `launch_worker.current` is one way to write it.
 go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the file is kept.
 
 Redis knows how much of the talk was read, so that the next worker goes on there and no row is kept twice. The words are
-kept beside the file (`words.json`) before Redis gets that number, so that none is lost with a worker.
+kept in the attempt's folder (`words.json`) before Redis gets that number, so that none is lost with a worker.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from typing import Any
 from launch_worker.current import TO_WORKER
 from launch_worker.model.job_words import CheckpointReady, Finish, HeedsStop, Preempting, Word, Words
 from launch_worker.runners.output import OutputFile
+from launch_worker.runners.talk_folder import opened_talk, read_plain, replace
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES
 from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.told")
 
+#: Name of the file, in the attempt's folder, of the words that were read.
+_WORDS = "words.json"
 MAX_LINE_BYTES = 64 << 10
 MAX_ROW_BYTES = 4 << 10
 MAX_ROWS = 1000
@@ -50,12 +53,18 @@ _LAST_LINES = 20
 
 
 def read_words(folder: Path) -> Words:
-    """The words that a worker kept beside the file; it may have died before it had read the last ones."""
-    try:
-        kept = read_json((folder / "words.json").read_text())
-        return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]), int(kept.get("checkpoint", 0)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Words()
+    """The words of the job with this talk that a worker kept; it may have died before it had read the last ones."""
+    # Workers of the release before kept them in the talk itself.
+    for path in (folder.parent / _WORDS, folder / _WORDS):
+        try:
+            kept = read_json(read_plain(path, most_bytes=MAX_LINE_BYTES))
+            is_preempting, heeds_stop = bool(kept["preempting"]), bool(kept["heeds_stop"])
+            return Words(kept["finish"], is_preempting, heeds_stop, int(kept.get("checkpoint", 0)))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            break
+    return Words()
 
 
 @dataclass
@@ -191,7 +200,8 @@ class Talk:
     def _found(self) -> OutputFile | None:
         """The file, if the job has made it by now. Raises OSError."""
         if self._file is None and not self._closed and os.access(self._name, os.F_OK):
-            self._file = OutputFile(self._name, make=False)
+            with opened_talk(self._folder) as talk:
+                self._file = OutputFile(f"/proc/self/fd/{talk}/{TO_WORKER}", make=False)
         return None if self._closed else self._file
 
     def _take_lines(self, data: bytes) -> list[Word]:
@@ -277,9 +287,7 @@ class Talk:
             "checkpoint": self.words.checkpoint,
         }
         try:
-            partial = self._folder / "words.partial"
-            partial.write_text(json.dumps(kept))
-            partial.rename(self._folder / "words.json")
+            replace(self._folder.parent, _WORDS, json.dumps(kept))
         except OSError as error:
             log.error("words.not_kept run=%s: %s", self.run_id, error)
 

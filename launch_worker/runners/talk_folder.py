@@ -1,9 +1,18 @@
-"""Names the folder in which a job and its worker talk, and writes the worker's files in it."""
+"""Names the folder in which a job and its worker talk, and writes the worker's files in it.
+
+The folder is the job's, which may put anything there at any time, links to files of others too. So the worker writes
+each file in the attempt's own folder, and moves it into the talk by the descriptor of a folder that is no link.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import math
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from launch_worker.current import STOP
@@ -27,8 +36,41 @@ def announce_stop(folder: Path, reason: str, kill_at: float) -> None:
 def tell_job(folder: Path, name: str, text: str) -> None:
     """Write a file of the folder, in the place of what was in it. Never raises."""
     try:
-        partial = folder / f"{name}.partial"
-        partial.write_text(text)
-        partial.rename(folder / name)
+        with opened_talk(folder) as talk:
+            replace(folder.parent, name, text, into=talk)
     except OSError as error:
         log.warning("%s.not_shown folder=%s: %s", name, folder, error)
+
+
+@contextlib.contextmanager
+def opened_talk(folder: str | Path) -> Iterator[int]:
+    """A descriptor of the folder. Raises OSError, also where a job has put a link in its place."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_plain(path: Path, *, most_bytes: int) -> bytes:
+    """Read the beginning of a file that a job may have made. Raises OSError for what is no plain file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        return os.read(fd, most_bytes)
+    finally:
+        os.close(fd)
+
+
+def replace(folder: Path, name: str, text: str, *, into: int | None = None) -> None:
+    """Write a file of the folder anew, through no link; with `into` it is moved to that folder. Raises OSError."""
+    partial = f"{folder}/{name}.partial"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as file:
+        # Its folder decides who may read it, and not the worker's umask: the job may be another user's.
+        os.fchmod(fd, 0o644)
+        file.write(text)
+    os.rename(partial, f"{folder}/{name}" if into is None else name, dst_dir_fd=into)

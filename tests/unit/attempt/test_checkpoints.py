@@ -185,7 +185,7 @@ def test_the_next_worker_goes_on_with_what_was_taken_and_answers_no_label_twice(
     job.store.is_open.clear()
     job.save(1)
     job.keeper.leave()
-    (job.attempt.talk / "words.json").write_text(
+    (job.attempt.path / "words.json").write_text(
         '{"finish": null, "preempting": false, "heeds_stop": false, "checkpoint": 1}'
     )
     store = Store()

@@ -278,11 +278,34 @@ def test_the_last_lines_of_an_output_may_be_a_sweeps_result(job: Job, tmp_path: 
 
 
 def test_the_file_that_says_stop_has_the_reason(tmp_path: Path) -> None:
-    announce_stop(tmp_path, "cancelled by ada", 1_800_000_000.9)
-    assert (tmp_path / "stop").read_text() == "cancelled by ada\ndeadline=1800000000\n"
-    announce_stop(tmp_path, "two\nlines", 1_800_000_000.0)
-    assert (tmp_path / "stop").read_text() == "two lines\ndeadline=1800000000\n"
+    talk = tmp_path / "talk"
+    talk.mkdir()
+    announce_stop(talk, "cancelled by ada", 1_800_000_000.9)
+    assert (talk / "stop").read_text() == "cancelled by ada\ndeadline=1800000000\n"
+    announce_stop(talk, "two\nlines", 1_800_000_000.0)
+    assert (talk / "stop").read_text() == "two lines\ndeadline=1800000000\n"
     announce_stop(tmp_path / "gone", "never raises", 1_800_000_000.0)
+
+
+@pytest.mark.parametrize("name", ["talk", "talk/stop", "stop.partial", "words.partial", "words.json.partial"])
+def test_what_the_worker_writes_follows_no_link_that_a_job_has_put_there(tmp_path: Path, name: str) -> None:
+    victim, attempt = tmp_path / "victim", tmp_path / "attempt"
+    for folder in (victim, attempt):
+        folder.mkdir()
+    for kept in ("stop", "words.json", "to_worker", "file"):
+        (victim / kept).write_text('{"finish": 0}\n')
+    job = Job(attempt / "talk")
+    job.write({"finish": 3})
+    if name == "talk":
+        os.rename(attempt / "talk", attempt / "away")
+    (attempt / name).symlink_to(victim if name == "talk" else victim / "file")
+    job.talk.look()
+    announce_stop(attempt / "talk", "cancelled", 1_800_000_000.0)
+    job.talk.close()
+    assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
+        ("stop", "words.json", "to_worker", "file"), '{"finish": 0}\n'
+    )
+    assert job.words == ([] if name == "talk" else [Finish(3)])
 
 
 F, X, K, C = RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED
