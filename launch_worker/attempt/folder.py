@@ -50,6 +50,8 @@ _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
 _SIGNALLED = "signalled"
+#: Flags with which a file is written that is no link, and no pipe, in whose place a job of this user has put it.
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
 #: Seconds of a job's life up to which its folder is reused. Longer jobs are too few to matter, and other processes may
 #: have their folders open, as a container to which a job has mounted its `talk`.
@@ -207,7 +209,7 @@ class AttemptFolder:
         path = f"{self.root}/{CONFIG}"
         old_bytes, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
         # Not O_TRUNC: to free the old content's block, and to take one again, costs more than all the rest.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, _WRITE, 0o666)
         try:
             if old_bytes > len(data):
                 os.ftruncate(fd, len(data))
@@ -221,7 +223,7 @@ class AttemptFolder:
         """Write another file, which no process reads yet; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
         self._more.add(name)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, _WRITE | os.O_TRUNC, 0o666)
         try:
             _write(fd, data)
         finally:

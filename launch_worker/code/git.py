@@ -27,6 +27,9 @@ LOCAL = "file"
 
 _CONFIG = (
     "core.hooksPath=/dev/null",
+    "core.useReplaceRefs=false",
+    "init.defaultObjectFormat=sha1",
+    "init.defaultRefFormat=files",
     "core.fsmonitor=false",
     "submodule.recurse=false",
     "fetch.recurseSubmodules=false",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ MAX_ENTRIES = 1_000_000
 #: Size of a pack with the whole history per limit of a checkout, at most.
 _HISTORY_FACTOR = 5
 _ALL_HISTORY = str(0x7FFFFFFF)
+#: Configuration of a cached repository.
+_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
 _NOT_THERE = re.compile(r"couldn't find remote ref", re.IGNORECASE)
@@ -74,6 +77,7 @@ class Repositories:
     def _put(self, source: GitSource, cache: Path, folder: Path) -> str:
         if _FULL_ID.fullmatch(source.ref):
             with locked(cache, patience=self._git.patience, shared=True):
+                _restore_config(cache)
                 if self._has(cache, source.ref):
                     self._measure(cache, source, source.ref)
                     self._copy(cache, source, source.ref, folder)
@@ -90,6 +94,7 @@ class Repositories:
 
     def _make_ready(self, cache: Path) -> None:
         if cache.is_dir():
+            _restore_config(cache)
             if _half_done(cache):
                 _end_disturbers(cache)
             kept = self._in_cache(cache, "for-each-ref", "--format=%(refname)", "refs/launch/commits")
@@ -103,6 +108,7 @@ class Repositories:
         remove(partial)
         self._git.run("init", "--quiet", "--bare", "--template=", "--", str(partial), folder=cache.parent)
         partial.rename(cache)
+        _restore_config(cache)
 
     def _has(self, cache: Path, commit: str) -> bool:
         """Whether the commit was fetched whole. (A mere object may be what a cut fetch of others left.)"""
@@ -260,6 +266,22 @@ class Repositories:
         except CodeError as error:
             text = f"submodule {module.path!r}: {error}"
             raise CodeError(text, detail=error.detail, worker_fault=error.worker_fault) from None
+
+
+def _restore_config(cache: Path) -> None:
+    """Give a cached repository the configuration that it is made with. The caller has its lock.
+
+    A job of the worker's user can write there, and git would take a commit from wherever that tells it to.
+    """
+    if not cache.is_dir():
+        return
+    for foreign in ("commondir", "config.worktree", "objects/info/alternates", "objects/info/http-alternates"):
+        (cache / foreign).unlink(missing_ok=True)
+    config = cache / "config"
+    if config.is_symlink() or not config.is_file() or config.read_text(errors="replace") != _CONFIG:
+        partial = cache / f"config.{os.getpid()}.{threading.get_ident()}"
+        partial.write_text(_CONFIG)
+        partial.rename(config)
 
 
 def _end_disturbers(cache: Path) -> None:

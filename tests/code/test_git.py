@@ -179,6 +179,31 @@ def test_locks_that_a_killed_git_left_do_no_harm(repository: Repository, fetch: 
     assert fetch(repository.url)[0] == commit
 
 
+@pytest.mark.parametrize("way", ["config", "link", "commondir"])
+def test_what_a_job_configures_in_the_cache_leads_no_later_run_elsewhere(
+    host: GitHost, repository: Repository, fetch: Fetch, tmp_path: Path, way: str
+) -> None:
+    evil = host.repository(f"{repository.folder.name}-evil-{way}")
+    evil.commit({"file": "evil"})
+    repository.commit({"file": "good"})
+    fetch(repository.url)
+    (cache,) = (path for path in (tmp_path / "cache").rglob("config") if "refs" in os.listdir(path.parent))
+    text = f'[core]\nbare = true\n[url "{evil.url}"]\n\tinsteadOf = {repository.url}\n'
+    other = tmp_path / "other"
+    other.mkdir()
+    if way == "config":
+        cache.write_text(text)
+    else:
+        (other / "config").write_text(text)
+        if way == "link":
+            cache.unlink()
+            cache.symlink_to(other / "config")
+        else:
+            (cache.parent / "commondir").write_text(str(other))
+    commit = repository.commit({"file": "newer"})
+    assert fetch(repository.url)[0] == commit
+
+
 def test_what_a_killed_worker_left_writing_in_the_cache_disturbs_no_fetch(
     repository: Repository, fetch: Fetch, tmp_path: Path
 ) -> None:

@@ -170,7 +170,7 @@ class Guard:
                 self.poller.be_due(job.due())
 
     def _hand_over(self, takeover: socket.socket) -> None:
-        taken = hand_over(takeover, self.jobs.by_key.values(), lock_fd=self._lock_fd)
+        taken = hand_over(takeover, self.jobs, lock_fd=self._lock_fd)
         if taken is not None:
             self.worker.pass_to(*taken)
             self.jobs.worker_pid = self.worker.pid

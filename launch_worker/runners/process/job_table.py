@@ -47,6 +47,21 @@ class JobTable:
     def note_reaped(self, pid: int) -> None:
         self._owners.pop(pid, None)
 
+    def has_process(self, pid: int) -> bool:
+        """Whether a process belongs to a job, or has ended by now.
+
+        One that has hidden descends from this guard all the same.
+        """
+        cookies = {job.cookie for job in self.by_key.values()}
+        found = tree.look_up(pid)
+        if found is None:
+            return True
+        while found is not None and found.id.pid > 1:
+            if found.ppid == os.getpid() or tree.cookie_of(found.id.pid) in cookies:
+                return True
+            found = tree.look_up(found.ppid)
+        return False
+
     def living_of(self, job: GuardedJob) -> list[ProcessId]:
         """The living processes of a job. An empty list for a job that has exited is certain."""
         orphans = self.orphans_of(job) if job.has_exited else None

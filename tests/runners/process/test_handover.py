@@ -278,6 +278,41 @@ def test_who_does_not_speak_its_language_gets_nothing_and_the_next_one_is_served
     let_go(runner, lock_fd)
 
 
+#: A program that waits for the jobs as the next worker does, and writes what it is answered.
+KNOCK = """
+import os, socket, sys
+if sys.argv[2] == "hidden":
+    import resource
+    resource.setrlimit(10, (1 << 40, resource.getrlimit(10)[1]))
+    if os.fork() == 0:
+        os.setsid()
+        os.execve(sys.executable, [sys.executable, sys.argv[1], sys.argv[1], "found"], {})
+        os._exit(1)
+    os._exit(0)
+door = socket.socket(socket.AF_UNIX)
+door.connect("guard.sock")
+door.sendall(b'{"do": "take", "protocol": 1}\\n')
+open("knocked", "w").close()
+answer = door.recv(1000)
+open("partial", "wb").write(answer)
+os.rename("partial", "answer")
+"""
+
+
+@pytest.mark.parametrize("way", ["plain", "hidden"])
+def test_a_job_that_waits_at_the_guards_door_does_not_become_its_worker(tmp_path: Path, way: str) -> None:
+    (tmp_path / "knock.py").write_text(KNOCK)
+    former = Former(tmp_path, f"{sys.executable} knock.py knock.py {way} & {UNTIL_GO}; exit 3")
+    wait_until((tmp_path / "knocked").exists, what="the job has knocked")
+    former.leave()
+    answer = wait_until(lambda: (tmp_path / "answer").exists() and (tmp_path / "answer").read_bytes(), what="an answer")
+    assert json.loads(answer)["on"] == "refused"
+    runner, (job,), lock_fd = taken(tmp_path)
+    (tmp_path / "go").touch()
+    assert end_of(former.claim(runner, job)) == Exited(3, "")
+    let_go(runner, lock_fd)
+
+
 def test_a_guard_whose_worker_lives_is_not_taken_over(tmp_path: Path) -> None:
     former = Former(tmp_path, "sleep 600")
     begun = boot_time_s()
