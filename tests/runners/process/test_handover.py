@@ -305,8 +305,8 @@ def test_a_job_that_waits_at_the_guards_door_does_not_become_its_worker(tmp_path
     former = Former(tmp_path, f"{sys.executable} knock.py knock.py {way} & {UNTIL_GO}; exit 3")
     wait_until((tmp_path / "knocked").exists, what="the job has knocked")
     former.leave()
-    answer = wait_until(lambda: (tmp_path / "answer").exists() and (tmp_path / "answer").read_bytes(), what="an answer")
-    assert json.loads(answer)["on"] == "refused"
+    wait_until((tmp_path / "answer").exists, what="an answer")
+    assert json.loads((tmp_path / "answer").read_bytes())["on"] == "refused"
     runner, (job,), lock_fd = taken(tmp_path)
     (tmp_path / "go").touch()
     assert end_of(former.claim(runner, job)) == Exited(3, "")
