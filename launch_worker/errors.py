@@ -45,6 +45,10 @@ class DeletedRunError(UnknownRunError):
     project: str | None = None
 
 
+class UnenforcedError(LaunchError):
+    """This machine cannot confine the run's processes as its queue asks."""
+
+
 class BrokerUnavailableError(LaunchError):
     """Redis did not answer; nothing is known to have been written."""
 

@@ -169,6 +169,11 @@ class LaunchAgent:
         """The queues that this worker consumes, without the system's own."""
         return self._parts.registration.queues
 
+    @property
+    def selected_queues(self) -> list[str]:
+        """The queues that this worker is to consume, also those that it refuses for what they ask of it."""
+        return self._parts.registration.selected
+
     def set_queues(self, queues: Sequence[str]) -> None:
         """Consume these queues from now on."""
         self._parts.registration.set_queues(queues)

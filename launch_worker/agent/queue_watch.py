@@ -27,7 +27,7 @@ class Consumer(Protocol):
     outage: Outage
 
     @property
-    def queues(self) -> Sequence[str]: ...
+    def selected_queues(self) -> Sequence[str]: ...
 
     def set_queues(self, queues: Sequence[str]) -> None: ...
 
@@ -100,7 +100,7 @@ class QueueWatch:
         all_queues = store.queue_names() if selection.prefixes and not selection.pool else []
         found = [name for name in selection.wanted(all_queues, pool_queues) if name not in self._excluded]
         wanted = [name for name in dict.fromkeys([*found, *self._added]) if name not in self._dropped]
-        before = self._agent.queues
+        before = self._agent.selected_queues
         if wanted == before:
             return
         self._agent.set_queues(wanted)

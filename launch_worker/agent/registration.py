@@ -12,6 +12,7 @@ from typing import Any
 from launch_worker.agent.attempts import Attempts
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.enforcement import Enforcement
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
@@ -51,27 +52,35 @@ class Registration:
         attempts: Attempts,
         capacity: Capacity,
         intake: Intake,
+        enforcement: Enforcement,
         guards: Guards,
         workplace: Workplace,
         vitals: Vitals,
         on_twin: Callable[[str], None],
+        on_change: Callable[[], None],
         wake: Callable[[], None],
         before_us: int,
     ) -> None:
-        """`wake` has the next heartbeat at once. `before_us`: see the attribute."""
+        """`wake` has the next heartbeat at once; `on_change` is called when other queues are refused than before.
+
+        `before_us`: see the attribute.
+        """
         self._identity = identity
         self._store = store
         self._settings = settings
         self._config = config
-        self._queues = list(queues)
+        #: Queues that the worker is to consume, also those that it refuses.
+        self._selected = list(queues)
         self._slots = slots
         self._attempts = attempts
         self._capacity = capacity
         self._intake = intake
+        self._enforcement = enforcement
         self._guards = guards
         self._workplace = workplace
         self._vitals = vitals
         self._on_twin = on_twin
+        self._on_change = on_change
         self._wake = wake
         #: Server time, microseconds, after which a run must not have become ready to be this worker's; 0 for no limit.
         self.before_us = before_us
@@ -84,18 +93,40 @@ class Registration:
 
     @property
     def queues(self) -> list[str]:
-        """The queues that this worker consumes, without the system's own."""
-        return list(self._queues)
+        """The queues that this worker consumes, without the system's own and those that it refuses."""
+        refused = self._enforcement.refused
+        return [name for name in self._selected if name not in refused]
+
+    @property
+    def selected(self) -> list[str]:
+        """The queues that this worker is to consume."""
+        return list(self._selected)
 
     def set_queues(self, queues: Sequence[str]) -> None:
         """Consume these queues from now on."""
         with self._listing:
-            dropped = [name for name in self._queues if name not in queues]
-            self._queues = list(queues)
+            dropped = [name for name in self._selected if name not in queues]
+            self._selected = list(queues)
+            self._enforcement.note_news()
             if dropped:
                 with contextlib.suppress(BrokerUnavailableError):
                     self._store.forget_consumer(self._identity.owner, dropped)
         self._wake()
+
+    def note_queue(self, queue: str) -> None:
+        """Look, at the next heartbeat, what a queue asks of this worker that was made, configured or deleted."""
+        if queue in self._selected:
+            self._enforcement.note_news()
+            self._wake()
+
+    def _refuse(self) -> None:
+        """Leave alone the queues that ask for what this machine cannot do. Raises BrokerUnavailableError."""
+        with self._listing:
+            is_changed = self._enforcement.look(self._selected)
+            if is_changed and self._enforcement.refused:
+                self._store.forget_consumer(self._identity.owner, list(self._enforcement.refused))
+        if is_changed:
+            self._on_change()
 
     def free_capacity(self) -> FreeCapacity | None:
         """What the worker has room for; None while it takes no runs."""
@@ -104,7 +135,7 @@ class Registration:
         free, total = self._capacity.free(), self._capacity.total
         return FreeCapacity(
             owner=self._identity.owner,
-            queues=tuple(self._queues),
+            queues=tuple(self.queues),
             slots=self._attempts.free_slots,
             schedulers=self._capacity.free_schedulers,
             gpus=len(free.devices),
@@ -125,9 +156,10 @@ class Registration:
         identity, settings = self._identity, self._settings
         self._intake.look()
         self._workplace.tidy()
+        self._refuse()
         if not self._intake.is_open and self._is_listed:
             # A listed worker makes submitters believe that its queues are consumed.
-            self._store.goodbye(identity.owner, queues=self._queues, stays=True)
+            self._store.goodbye(identity.owner, queues=self._selected, stays=True)
         self._is_listed = self._intake.is_open
         attempts = self._held()
         renewed_at = boot_time_s()
@@ -139,7 +171,7 @@ class Registration:
                 lease_s=settings.lease_s,
                 gone_s=max(settings.lease_s, 3 * settings.heartbeat_s),
                 description=self._description(),
-                queues=self._queues if self._is_listed else [],
+                queues=self.queues if self._is_listed else [],
                 free=self.free_capacity(),
             )
         leases: dict[str, Lease] = {}
@@ -161,7 +193,7 @@ class Registration:
 
     def end(self) -> None:
         """Have Redis forget the worker. Raises BrokerUnavailableError."""
-        self._store.goodbye(self._identity.owner, queues=self._queues)
+        self._store.goodbye(self._identity.owner, queues=self._selected)
 
     def _held(self) -> list[Attempt]:
         """The attempts whose leases are to be renewed: all but those that lapsed before their jobs began.
@@ -219,7 +251,9 @@ class Registration:
             "owner": self._identity.owner,
             "host": self._identity.host,
             "pid": os.getpid(),
-            "queues": self._queues,
+            "queues": self.queues,
+            "refused": self._enforcement.refused,
+            "layers": self._enforcement.describe(),
             "slots": self._slots,
             "running": self._attempts.num_running_jobs,
             "schedulers": self._attempts.num_running_schedulers,

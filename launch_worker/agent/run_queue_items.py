@@ -143,7 +143,7 @@ class RunQueueItems:
     def pop_from_queue(self, queue: str) -> RunQueueItem | None:
         """Pop and claim an item of one queue; see `LaunchAgent.pop_from_queue`."""
         check_queue_name(queue)
-        queues = self._registration.queues
+        queues = self._registration.selected
         if queue not in queues:
             self._registration.set_queues([*queues, queue])
         return self._pop([self.direct_queue, *keys.queue_lists(queue)])

@@ -13,6 +13,7 @@ from launch_worker.agent.attempts import Attempts
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.claims import Claims
 from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.enforcement import Enforcement
 from launch_worker.agent.execution import Execution
 from launch_worker.agent.gpus import capacity_from_options
 from launch_worker.agent.guards import Guards
@@ -38,6 +39,7 @@ from launch_worker.api.client import Api
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
+from launch_worker.runners.process.layers import Layers
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 
@@ -89,6 +91,7 @@ class _Shared:
     outage: Outage
     guards: Guards
     intake: Intake
+    enforcement: Enforcement
     vitals: Vitals
     #: Event that is set once nothing of the jobs is left.
     stopping: threading.Event
@@ -186,6 +189,7 @@ def _share(
         outage=outage,
         guards=Guards(),
         intake=intake,
+        enforcement=Enforcement(store=api.store, layers=Layers(), wake=wake.set),
         vitals=Vitals(
             heartbeat_s=settings.heartbeat_s,
             file=settings.health_file,
@@ -207,6 +211,7 @@ def _workplace(shared: _Shared) -> Workplace:
         outage=shared.outage,
         capacity=shared.capacity,
         guards=shared.guards,
+        enforcement=shared.enforcement,
         hung_after_s=shared.hung_after_s,
     )
 
@@ -225,10 +230,12 @@ def _registration(shared: _Shared, workplace: Workplace, attempts: Attempts, *, 
         attempts=attempts,
         capacity=shared.capacity,
         intake=shared.intake,
+        enforcement=shared.enforcement,
         guards=shared.guards,
         workplace=workplace,
         vitals=shared.vitals,
         on_twin=shared.hooks.on_twin,
+        on_change=lambda: shared.hooks.on_intake(shared.intake.is_open),
         wake=shared.wake.set,
         # Nothing is this worker's before the first `take`, which says until when runs must have been ready.
         before_us=0 if is_given_runs else 1,
@@ -294,6 +301,10 @@ def _items(
 
 
 def _heartbeat(shared: _Shared, attempts: Attempts, registration: Registration, orders: Orders) -> Heartbeat:
+    def on_queue(name: str) -> None:
+        registration.note_queue(name)
+        shared.hooks.on_queues(name)
+
     return Heartbeat(
         owner=shared.identity.owner,
         store=shared.store,
@@ -313,7 +324,7 @@ def _heartbeat(shared: _Shared, attempts: Attempts, registration: Registration, 
         renew=registration.renew,
         free_capacity=registration.free_capacity,
         on_order=orders.obey,
-        on_queue=shared.hooks.on_queues,
+        on_queue=on_queue,
         on_end=shared.on_end,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.containers import Containers
+from launch_worker.agent.enforcement import Enforcement
 from launch_worker.agent.gpus import DeviceMeter
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
@@ -55,6 +56,7 @@ class Workplace:
         outage: Outage,
         capacity: Capacity,
         guards: Guards,
+        enforcement: Enforcement,
         hung_after_s: float | None,
     ) -> None:
         """`hung_after_s`: seconds without a sign of life after which the guard ends this process and its jobs."""
@@ -64,6 +66,7 @@ class Workplace:
         self._outage = outage
         self._capacity = capacity
         self._guards = guards
+        self._enforcement = enforcement
         self._hung_after_s = hung_after_s
         self.containers = Containers(store=store, settings=settings, processes=lambda: self.runner)
         #: Keys of what previous workers' attempts hold of this machine, by the name of the attempt's folder.
@@ -133,6 +136,7 @@ class Workplace:
             owner=identity.owner,
             worker=identity.worker,
             host=identity.host,
+            why_unenforced=self._enforcement.why_not,
         )
         return abandoned
 

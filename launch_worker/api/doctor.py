@@ -161,6 +161,7 @@ def _at_a_glance(store: Store, settings: Settings, seen: Mapping[str, Any]) -> I
         yield finding
     yield from _workers(settings, seen, blocked=blocked)
     if not blocked:
+        yield from _refusals(seen)
         yield from _queues(seen)
     yield from _too_big(store, seen["workers"])
     yield from _held(store)
@@ -326,6 +327,18 @@ def _workers(settings: Settings, seen: Mapping[str, Any], *, blocked: bool) -> I
                 f"mend that, then have it go on: launch-worker workers resume {worker['worker']}"
                 if worker["state"] == "quarantined"
                 else "mend that; it goes on by itself",
+            )
+
+
+def _refusals(seen: Mapping[str, Any]) -> Iterator[Finding]:
+    """The queues that workers leave alone, for what these ask of the machine."""
+    for worker in seen["workers"]:
+        for queue, why in (worker.get("refused") or {}).items():
+            yield Finding(
+                "warning",
+                "queue.refused",
+                f"worker {worker['worker']} takes no runs of queue {queue}, for {why}",
+                f"mend that and start the worker anew, or change it: launch-worker queues set {queue}",
             )
 
 

@@ -506,8 +506,12 @@ def _sweep(said: Mapping[str, Any]) -> SweepRecord:
     return _known(SweepRecord, {**said, **texts})
 
 
+#: Settings of a queue beside those that a pool has too; a server of an older release says fewer.
+_OF_QUEUES = ("resource", "container", "variables", "macro_env", "sandbox", "writable", "run_as", "accounts", "limits")
+
+
 def _queue(said: Mapping[str, Any]) -> Queue:
-    settings = _settings(said, {name: said[name] for name in ("resource", "container", "variables", "macro_env")})
+    settings = _settings(said, {name: said.get(name) for name in _OF_QUEUES})
     if not said["priorities"]:
         settings["priorities"] = False
     texts = {"pool": said["pool"] or "", "problem": said["problem"] or "", "config_json": json.dumps(settings)}

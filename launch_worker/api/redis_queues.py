@@ -176,13 +176,24 @@ def _numbers(given: dict[str, Any]) -> dict[str, str | None]:
 
 
 #: Values of settings that were taken away.
-_NOTHING: dict[str, Any] = {"resource": "", "variables": {}, "macro_env": (), "priorities": True, "description": ""}
+_NOTHING: dict[str, Any] = {
+    "resource": "",
+    "variables": {},
+    "macro_env": (),
+    "priorities": True,
+    "description": "",
+    "sandbox": "",
+    "writable": (),
+    "run_as": "",
+}
+#: Settings of which entries change one by one.
+_MAPS = ("container", "defaults", "accounts", "limits")
 
 
 def _changed(config: Any, given: Mapping[str, Any]) -> Any:
     settings = {}
     for name, value in given.items():
-        if name in ("container", "defaults"):
+        if name in _MAPS:
             settings[name] = dict.fromkeys(getattr(config, name)) if value is None else value
         else:
             settings[name] = _NOTHING[name] if value is None else value

@@ -20,6 +20,7 @@ from launch_worker.errors import StartGivenUpError
 from launch_worker.model.job_words import CheckpointReady, Word
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.queues.confinement import Demands
 from launch_worker.runners.job import Job, Lease
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.settings import Settings
@@ -49,6 +50,8 @@ class WorkerContext:
     owner: str
     worker: str
     host: str
+    #: Says why a run of a queue (its name) cannot be confined here as the queue asks; '' where it can.
+    why_unenforced: Callable[[str, Demands], str] = lambda *_: ""
 
 
 @dataclass

@@ -26,6 +26,7 @@ from launch_worker.errors import (
     LeaseLostError,
     StartError,
     StartGivenUpError,
+    UnenforcedError,
 )
 from launch_worker.model.job_words import Word
 from launch_worker.model.outcome import Outcome
@@ -197,8 +198,8 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
         case CodeError():
             message = f"{text}\n{error.detail}".strip()
             return replace(failed, phase="build", message=message, worker_fault=error.worker_fault)
-        case LeaseLostError() | BrokerUnavailableError():
-            # Without the lease, or what Redis has of the run, no job can be started.
+        case LeaseLostError() | BrokerUnavailableError() | UnenforcedError():
+            # Without the lease, what Redis has of the run, or what its queue asks for, no job can be started.
             return replace(failed, message="", unbegun=True)
         case EngineAwayError():
             return replace(failed, engine_fault=True, worker_fault=True)

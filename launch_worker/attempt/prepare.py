@@ -22,17 +22,19 @@ from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
-from launch_worker.errors import InputError
+from launch_worker.errors import InputError, UnenforcedError
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.model.inputs import INPUTS
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.signals import number_of
 from launch_worker.model.spec import RunSpec
+from launch_worker.queues.confinement import Demands
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
+from launch_worker.runners.process.confinement import Confinement
 
 #: What a run is told that asks for checkpoints where they are not kept.
 NO_PLACE = (
@@ -48,7 +50,7 @@ Start = Callable[[Path | None], Job]
 def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Start:
     """Check what the run asks for, fill its macros and make its folder; returns what starts it.
 
-    Raises InputError, OSError.
+    Raises InputError, UnenforcedError, OSError.
     """
     config = _queue_config(attempt.record.queue_config)
     # The queue may have been configured anew since the run was submitted.
@@ -64,12 +66,15 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
             "the run asks for its outputs to be kept (--output), and its worker keeps none; set LAUNCH_OUTPUT_URL "
             "where the worker is started"
         )
+    if plan is None and config.demands and (why := context.why_unenforced(attempt.record.queue, config.demands)):
+        # The queue was configured while this run was claimed: what its worker now leaves alone it may have taken.
+        raise UnenforcedError(f"queue {attempt.record.queue} is not served by this worker: {why}")
     folder = attempt.folder
     folder.make(for_process=plan is None)
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
-        return _process(attempt, context, patience)
+        return _process(attempt, context, patience, config.demands)
     return _container(attempt, context, plan, patience, enter)
 
 
@@ -164,7 +169,7 @@ def build(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
     enter("start", "")
 
 
-def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> Start:
+def _process(attempt: Attempt, context: WorkerContext, patience: Patience, demands: Demands) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
@@ -195,6 +200,18 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
         brief_s=FOLLOW_AFTER_S,
         start_by=attempt.held_until,
         ending=ending_of(spec),
+        confinement=_confinement(attempt, context, demands) if demands else None,
+    )
+
+
+def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
+    """How the job's processes are confined, as its queue asks."""
+    return Confinement(
+        demands.sandbox,
+        demands.account_of(attempt.record.user),
+        demands.limits,
+        hidden=(str(context.settings.work_dir),),
+        writable=(str(attempt.folder.path), *demands.writable),
     )
 
 

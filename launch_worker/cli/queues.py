@@ -29,6 +29,8 @@ from launch_worker.cli.options import WIDE
 from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.model.requirements import AUTO, NONE
+from launch_worker.model.units import format_size
+from launch_worker.queues.confinement import LIMITS, SANDBOXES
 from launch_worker.queues.defaults import as_options
 from launch_worker.queues.described import MAX_RANK, Queue
 from launch_worker.queues.queue import RESOURCES, parse_settings
@@ -74,6 +76,39 @@ _SETTINGS = (
         help="A variable of the worker's that macros may use; may be repeated, '' takes all away.",
     ),
     click.option("--priorities/--no-priorities", default=None, help="Whether its runs may have priorities."),
+    click.option(
+        "--sandbox",
+        type=click.Choice(SANDBOXES),
+        help="Sandbox of its processes: private hides the worker and other jobs, strict the network too.",
+    ),
+    click.option(
+        "--writable",
+        multiple=True,
+        metavar="FOLDER",
+        help="A folder in which a process in a sandbox may write; may be repeated, '' takes all away.",
+    ),
+    click.option(
+        "--run-as",
+        metavar="USER|submitter",
+        help="Account of its processes on the workers' machines; '' is the worker's own.",
+    ),
+    click.option(
+        "--account",
+        "accounts",
+        multiple=True,
+        metavar="SUBMITTER=USER",
+        help="The account of a submitter, for --run-as submitter; no value takes it away; may be repeated.",
+    ),
+    click.option(
+        "--limit-memory", metavar="SIZE", help="Most memory of all processes of one job (16G); none takes it away."
+    ),
+    click.option(
+        "--limit-pids",
+        callback=or_none(1, 1 << 22),
+        metavar="N",
+        help="Most processes and threads of one job; none takes the limit away.",
+    ),
+    click.option("--limit-cpus", metavar="N", help="Most cores that one job may use (1.5); none takes it away."),
     ADMIT,
     DESCRIPTION,
 )
@@ -155,7 +190,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     settings = common_settings(options)
-    for name in ("pool", "resource", "priorities"):
+    for name in ("pool", "resource", "priorities", "sandbox", "run_as"):
         if options[name] is not None:
             settings[name] = options[name]
     if options["environment"] is not None:
@@ -166,7 +201,24 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         settings["variables"] = _schema(options["variables"])
     if options["macro_env"]:
         settings["macro_env"] = [name for name in options["macro_env"] if name]
-    return settings
+    if options["writable"]:
+        settings["writable"] = [folder for folder in options["writable"] if folder]
+    if options["accounts"]:
+        settings["accounts"] = {name: user or None for name, user in pairs("--account", options["accounts"]).items()}
+    limits = {name: _limit(name, options[f"limit_{name}"]) for name in LIMITS if options[f"limit_{name}"] is not None}
+    return settings | ({"limits": limits} if limits else {})
+
+
+def _limit(name: str, text: str | int) -> str | float | None:
+    """A limit as it was typed; None takes it away."""
+    if text == "none":
+        return None
+    if name != "cpus":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--limit-cpus {str(text)[:60]!r} is neither a number of cores nor none") from None
 
 
 def _schema(text: str) -> dict[str, Any]:
@@ -213,7 +265,10 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     show_settings("admit", shown["admits"])
     show_settings("container", shown["container"])
     show_settings("default", as_options(shown["defaults"]))
-    for key in ("variables", "macro_env", "problem"):
+    show_settings("account", shown["accounts"])
+    for key, value in shown["limits"].items():
+        setting(f"limit_{key}", format_size(value) if key == "memory" else value)
+    for key in ("sandbox", "writable", "run_as", "variables", "macro_env", "problem"):
         if shown[key]:
             setting(key, shown[key])
 

@@ -11,7 +11,7 @@ from launch_worker.api.client import Api
 from launch_worker.cli import devices
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.watching import WATCH, show_or_watch
-from launch_worker.model.worker import WorkerOrder
+from launch_worker.model.worker import WorkerOrder, trouble_of
 from launch_worker.terminal import Column, Screen, Styled, Table
 
 
@@ -59,7 +59,7 @@ _COLUMNS = (*devices.WORKER_COLUMNS, Column("PROBLEM", 5, least=30, falls=True))
 
 def _lines(found: tuple[list[dict[str, Any]], list[dict[str, Any]]], screen: Screen) -> list[Styled]:
     live, gone = found
-    rows: list[tuple[Any, ...]] = [(*devices.worker_row(worker), worker["problem"]) for worker in live]
+    rows: list[tuple[Any, ...]] = [(*devices.worker_row(worker), trouble_of(worker)) for worker in live]
     rows += [
         (
             *(worker["worker"], devices.state_text(worker["state"]), *[None] * 4, ",".join(worker["queues"])),

@@ -14,6 +14,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.sentences import sentence_of
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
+from launch_worker.model.worker import refusal
 
 #: Words with which reasons begin that are about workers, and not about a limit or a pause.
 _ABOUT_WORKERS = ("waiting for ", "no worker consumes", "worker ", "all slots of ")
@@ -130,7 +131,9 @@ def _answer(record: Record, worker: Mapping[str, Any]) -> WorkerAnswer:
     is_consumer = record.queue in (worker.get("queues") or ())
     name, host = str(worker.get("worker", "")), str(worker.get("host", ""))
     if not is_consumer:
-        return WorkerAnswer(name, host, False, (f"it does not consume queue {record.queue}",))
+        why = refusal(worker, record.queue)
+        why = f"it takes no runs of queue {record.queue}, for {why}" if why else ""
+        return WorkerAnswer(name, host, False, (why or f"it does not consume queue {record.queue}",))
     again = ["the run shall not be tried on it again while another worker may take it"] if record.avoid == name else []
     unable = worker.get("unable")
     if isinstance(unable, Sequence) and any(f'"{field}":' in record.spec for field in unable):

@@ -19,6 +19,7 @@ WorkerOrder = Literal["drain", "upgrade", "resume"]
 
 def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
     """Why no worker takes the runs of a queue that none is listed for, and what to do."""
+    workers = list(workers)
     for worker in workers:
         is_quarantined = worker.get("state") == "quarantined" and worker.get("problem")
         if queue in (worker.get("queues") or ()) and is_quarantined:
@@ -26,7 +27,27 @@ def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
                 f"worker {worker['worker']}, which consumes queue {queue}, {worker['problem']}; to have it go on: "
                 f"launch-worker workers resume {worker['worker']}"
             )
+    for worker in workers:
+        if why := refusal(worker, queue):
+            return (
+                f"worker {worker['worker']} takes no runs of queue {queue}, for {why}; mend that and start it anew, or "
+                f"change what the queue asks for: launch-worker queues set {queue}"
+            )
     return f"no worker consumes queue {queue}; start one with: celery -A launch_worker worker -Q {queue}"
+
+
+def refusal(worker: Mapping[str, Any], queue: str) -> str:
+    """Why a worker takes no runs of a queue that it is to consume, as a clause; '' where it does."""
+    refused = worker.get("refused")
+    return str(refused.get(queue) or "") if isinstance(refused, Mapping) else ""
+
+
+def trouble_of(worker: Mapping[str, Any]) -> str:
+    """What is wrong with a live worker, for its row in a list; '' for nothing."""
+    refused = worker.get("refused")
+    refusals = refused.items() if isinstance(refused, Mapping) else ()
+    found = [str(worker.get("problem") or ""), *(f"takes no runs of queue {name}, for {why}" for name, why in refusals)]
+    return "; ".join(filter(None, found))
 
 
 def why_never(needs: str, workers: Sequence[Mapping[str, Any]]) -> str:

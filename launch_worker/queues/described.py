@@ -65,6 +65,11 @@ class Queue:
             "variables": self.settings.get("variables", {}),
             "macro_env": self.settings.get("macro_env", []),
             "priorities": self.settings.get("priorities", True),
+            "sandbox": self.settings.get("sandbox"),
+            "writable": self.settings.get("writable", []),
+            "run_as": self.settings.get("run_as"),
+            "accounts": self.settings.get("accounts", {}),
+            "limits": self.settings.get("limits", {}),
             "problem": self.problem or None,
         }
 
@@ -118,9 +123,10 @@ class PoolSettings(TypedDict, total=False):
 
 
 class QueueSettings(PoolSettings, total=False):
-    """The settings of a queue. None takes a setting away; those of `container` and `defaults` change one by one.
+    """The settings of a queue. None takes a setting away.
 
-    `container` and `macro_env` are trusted by workers: they may reach their machines.
+    Those of `container`, `defaults`, `accounts` and `limits` change one by one. `container` and `macro_env` are trusted
+    by workers: they may reach their machines.
     """
 
     pool: str | None
@@ -131,6 +137,15 @@ class QueueSettings(PoolSettings, total=False):
     variables: Mapping[str, Any] | None
     macro_env: Sequence[str] | None
     priorities: bool | None
+    #: none, private or strict.
+    sandbox: str | None
+    #: Folders in which a process in a sandbox may write beside its own.
+    writable: Sequence[str] | None
+    #: Account of its processes; `submitter` for that of each submitter by `accounts`.
+    run_as: str | None
+    accounts: Mapping[str, str | None] | None
+    #: Most `memory` (bytes, or as `16G`), `pids` and `cpus` of all processes of one job.
+    limits: Mapping[str, Any] | None
 
 
 def read_queue(text: str) -> QueueConfig:

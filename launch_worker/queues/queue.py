@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import InputError
@@ -15,6 +16,15 @@ from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names
 from launch_worker.model.needs import memory_range
 from launch_worker.model.requirements import NONE
 from launch_worker.model.spec import RunSpec, environment_of_container
+from launch_worker.queues.confinement import (
+    SUBMITTER,
+    Demands,
+    checked_limits,
+    checked_run_as,
+    checked_sandbox,
+    checked_writable,
+    demands_of,
+)
 from launch_worker.queues.defaults import changed, check_defaults, merge
 from launch_worker.queues.pool import check_description
 from launch_worker.queues.variables import check_schema, complete_values
@@ -61,6 +71,15 @@ class QueueConfig:
     macro_env: tuple[str, ...] = ()
     #: Whether its runs may have a priority other than medium.
     priorities: bool = True
+    #: Sandbox of its processes: private, strict, or '' for none.
+    sandbox: str = ""
+    #: Folders in which a process in a sandbox may write beside its own.
+    writable: tuple[str, ...] = ()
+    #: Account of its processes; `submitter` for that of each run's submitter by `accounts`, '' for the worker's.
+    run_as: str = ""
+    accounts: dict[str, str] = field(default_factory=dict)
+    #: Memory (bytes), pids and cpus that all processes of one job may take together.
+    limits: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.resource and self.resource not in RESOURCES:
@@ -73,6 +92,7 @@ class QueueConfig:
         check_schema(self.variables)
         check_value_names(self.variables.get("properties", {}), macro_env=self.macro_env)
         object.__setattr__(self, "defaults", check_defaults(self.defaults))
+        self._check_confinement()
         self.check_defaults()
 
     @classmethod
@@ -93,11 +113,27 @@ class QueueConfig:
             "defaults": self.defaults,
             "variables": self.variables,
             "macro_env": self.macro_env,
+            "sandbox": self.sandbox,
+            "writable": self.writable,
+            "run_as": self.run_as,
+            "accounts": self.accounts,
+            "limits": self.limits,
         }
         kept = {name: value for name, value in kept.items() if value}
         if not self.priorities:
             kept["priorities"] = False
         return json.dumps(kept, sort_keys=True, allow_nan=False)
+
+    @cached_property
+    def demands(self) -> Demands:
+        """How its processes are confined."""
+        return demands_of(
+            sandbox=self.sandbox,
+            run_as=self.run_as,
+            accounts=self.accounts,
+            limits=self.limits,
+            writable=self.writable,
+        )
 
     def container_plan(self, spec: RunSpec, macros: Mapping[str, Any] | None = None) -> ContainerPlan | None:
         """The plan of the run's container; None when the run is a process.
@@ -175,13 +211,36 @@ class QueueConfig:
     def changed(self, **settings: Any) -> QueueConfig:
         """The configuration with these settings; None leaves one as it is, an empty value takes it away.
 
-        In `container` and `defaults` entries change one by one, and None takes an entry away.
+        In `container`, `accounts`, `limits` and `defaults` entries change one by one, and None takes an entry away.
         """
-        container = {**self.container, **_map("container", settings.pop("container", None) or {})}
+        maps: dict[str, Any] = {}
+        if not settings.get("sandbox", self.sandbox) or settings.get("sandbox") == "none":
+            settings.setdefault("writable", ())
+        for name in ("container", "accounts", "limits"):
+            # Accounts of submitters go with what they are for.
+            before = (
+                {} if name == "accounts" and settings.get("run_as", SUBMITTER) != SUBMITTER else getattr(self, name)
+            )
+            merged = {**before, **_map(name, settings.pop(name, None) or {})}
+            maps[name] = {key: value for key, value in merged.items() if value is not None}
         defaults = changed(self.defaults, settings.pop("defaults", None))
         given = {name: value for name, value in settings.items() if value is not None}
-        kept = {name: value for name, value in container.items() if value is not None}
-        return replace(self, **given, container=kept, defaults=defaults)
+        return replace(self, **given, **maps, defaults=defaults)
+
+    def _check_confinement(self) -> None:
+        object.__setattr__(self, "sandbox", checked_sandbox(self.sandbox))
+        run_as, accounts = checked_run_as(self.run_as, self.accounts)
+        object.__setattr__(self, "run_as", run_as)
+        object.__setattr__(self, "accounts", accounts)
+        object.__setattr__(self, "limits", checked_limits(self.limits))
+        object.__setattr__(self, "writable", checked_writable(self.writable))
+        if self.writable and not self.sandbox:
+            raise InputError("writable folders are for a sandbox; set sandbox private or strict, or take them away")
+        if self.resource == "container" and self.demands:
+            raise InputError(
+                f"{self.demands} confines processes, and this queue runs containers; those have settings of their own "
+                "(user, memory, pids_limit, cpus, network)"
+            )
 
     def _check_priority(self, spec: RunSpec) -> None:
         if spec.priority != _USUAL and not self.priorities:

@@ -121,6 +121,15 @@ class Queues(Records, Server):
         with clear_errors(self.url):
             return sorted(text(name) for name in self._redis.smembers(keys.POOLS))
 
+    def queue_configs(self, queues: Sequence[str]) -> dict[str, str]:
+        """The JSON of what an admin configured of each of these queues; '' for nothing."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for name in queues:
+                pipe.hget(keys.queue(name), "config")
+            found = pipe.execute() if queues else []
+        return {name: text(config or b"") for name, config in zip(queues, found, strict=True)}
+
     def pool_queues(self, pool: str) -> list[tuple[str, int]]:
         """A pool's queues and their ranks, the queue that is served first at first."""
         with clear_errors(self.url):

@@ -21,6 +21,7 @@ from launch_worker.model.units import format_duration
 from launch_worker.runners.job import LAPSED, TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
+from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
 from launch_worker.runners.process.exits import Exit, keep_exit, read_exits
 from launch_worker.runners.process.guard_link import GuardLink
@@ -111,6 +112,7 @@ class ProcessRunner:
         brief_s: float = 0.0,
         start_by: float = math.inf,
         ending: Ending = TERM_ALL,
+        confinement: Confinement | None = None,
     ) -> JobHandle:
         """Start a job in a session of its own; its output goes to the file `log_path`. Raises StartError, OSError.
 
@@ -118,6 +120,8 @@ class ProcessRunner:
         may wait for the end of the job: one report of a brief job is cheaper than three. Its events are there already.
         From the boot time `start_by` on the job does not start any more.
         """
+        if confinement is not None:
+            raise StartError(f"this release confines no processes: {confinement}")
         output = str(log_path)
         if boot_time_s() >= start_by:
             # The guard looks once more: this process may be frozen from here on.

@@ -32,8 +32,8 @@ _LINE = 50
 _MOST_OLDEST = 100
 #: Settings by how a form writes them.
 _NUMBERS = ("limit", "rank")
-_TEXTS = ("pool", "description", "resource")
-_OBJECTS = ("defaults", "admits", "container", "variables", "macro_env")
+_TEXTS = ("pool", "description", "resource", "sandbox", "run_as")
+_OBJECTS = ("defaults", "admits", "container", "variables", "macro_env", "writable", "accounts", "limits")
 _OF_POOLS = frozenset(("limit", "description", "defaults", "admits"))
 
 
@@ -235,7 +235,7 @@ def _settings(form: Form, before: Mapping[str, Any], kind: Kind) -> dict[str, An
             found[name] = form.number(name)
         elif name in _TEXTS:
             found[name] = text or None
-        elif name in ("defaults", "container", "admits"):
+        elif name in ("defaults", "container", "admits", "accounts", "limits"):
             # These change one by one: what is not there any more is taken away.
             found[name] = dict.fromkeys(was, None) | _object(name, text)
         else:

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.api.shown import run_as_json
 from launch_worker.errors import NotFoundError
-from launch_worker.model.worker import WorkerOrder
+from launch_worker.model.worker import WorkerOrder, trouble_of
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.pages.shown import show, status_of
@@ -92,4 +92,4 @@ def _workers(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
     """The live workers. One of another release may not say all that is shown."""
     unknown = {"total": None, "free": None}
     usual: dict[str, Any] = {"devices": [], "cpus": unknown, "memory": unknown, "pid": None, "problem": ""}
-    return [usual | worker for worker in status_of(shared, asker)["workers"]]
+    return [usual | worker | {"problem": trouble_of(worker)} for worker in status_of(shared, asker)["workers"]]

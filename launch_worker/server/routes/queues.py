@@ -42,6 +42,19 @@ class QueueSettings(PoolSettings):
     variables: dict[str, Any] | None = Field(None, description="JSON Schema of the queue's template variables.")
     macro_env: list[str] | None = None
     priorities: bool | None = None
+    sandbox: str | None = Field(None, description="none, private or strict.", examples=["private"])
+    writable: list[str] | None = Field(
+        None, description="Folders in which a process in a sandbox may write.", examples=[["/data"]]
+    )
+    run_as: str | None = Field(None, description="Account of its processes, or submitter.", examples=["jobs"])
+    accounts: dict[str, str | None] | None = Field(
+        None, description="Account of each submitter.", examples=[{"ada": "ada"}]
+    )
+    limits: dict[str, Any] | None = Field(
+        None,
+        description="Most memory, pids and cpus of one job's processes.",
+        examples=[{"memory": "16G", "pids": 500}],
+    )
 
 
 class NewQueue(QueueSettings):
@@ -91,6 +104,11 @@ class QueueShown(BaseModel):
     variables: dict[str, Any]
     macro_env: list[str]
     priorities: bool
+    sandbox: str | None = Field(description="private or strict.")
+    writable: list[str]
+    run_as: str | None
+    accounts: dict[str, str]
+    limits: dict[str, Any] = Field(description="Memory in bytes, pids and cpus.")
     problem: str | None = Field(description="Why its settings cannot be read; runs are refused meanwhile.")
 
 

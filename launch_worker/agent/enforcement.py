@@ -1,0 +1,89 @@
+"""Keeps a worker from the queues whose processes its machine cannot confine as they ask, and says why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from launch_worker.errors import InputError
+from launch_worker.queues.confinement import Demands
+from launch_worker.queues.queue import QueueConfig
+from launch_worker.runners.process.layers import Layers
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.agent")
+
+
+class Enforcement:
+    """Which queues a worker leaves alone for what they ask of it. Thread-safe.
+
+    It reads what the queues ask at the worker's start and after each news of them. A claim may come between a change
+    and its news: so it is asked once more for each run, by what the claim has brought.
+    """
+
+    def __init__(self, *, store: Store, layers: Layers, wake: Callable[[], None]) -> None:
+        """`wake` has the next heartbeat, which looks, at once."""
+        self._store = store
+        self._layers = layers
+        self._wake = wake
+        #: Reason for each queue that is left alone, by its name.
+        self.refused: dict[str, str] = {}
+        self._is_stale = True
+
+    def note_news(self) -> None:
+        """Have the next heartbeat look again."""
+        self._is_stale = True
+
+    def look(self, queues: Sequence[str]) -> bool:
+        """Look what these queues ask for, if that may have changed; returns whether other ones are refused now.
+
+        Raises BrokerUnavailableError.
+        """
+        if not self._is_stale:
+            return False
+        self._is_stale = False
+        try:
+            configs = self._store.queue_configs(queues)
+        except BaseException:
+            self._is_stale = True
+            raise
+        before, now = self.refused, {}
+        for queue, config in configs.items():
+            demands = _demands(config)
+            why = self._why_not(demands) if demands else ""
+            if why:
+                now[queue] = why
+        for queue, why in now.items():
+            if before.get(queue) != why:
+                log.warning("queue.refused queue=%s: no run of it is taken, for %s", queue, why)
+        for queue in before:
+            if queue not in now:
+                log.info("queue.admitted queue=%s", queue)
+        self.refused = now
+        return set(before) != set(now)
+
+    def why_not(self, queue: str, demands: Demands) -> str:
+        """Why a claimed run of this queue must not be executed here; '' where it may. The queue is left alone then."""
+        why = self._why_not(demands)
+        if why:
+            self._is_stale = True
+            self._wake()
+        return why
+
+    def describe(self) -> list[str]:
+        """The layers of confinement that this machine has, as far as a queue has asked for them."""
+        return self._layers.describe()
+
+    def _why_not(self, demands: Demands) -> str:
+        why = self._layers.why_not(demands)
+        return f"it asks for {demands}, and {why}" if why else ""
+
+
+@lru_cache(maxsize=256)
+def _demands(config: str) -> Demands | None:
+    """What a configuration asks for. One that is damaged asks for nothing: its runs fail, whoever claims them."""
+    try:
+        return QueueConfig.from_json(config).demands
+    except InputError:
+        return None

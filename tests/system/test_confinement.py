@@ -1,0 +1,42 @@
+"""Queues whose processes are confined, through a whole system."""
+
+from __future__ import annotations
+
+from launch_worker.api.client import submit
+from launch_worker.model.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster
+
+#: Account that no machine has.
+NOBODY = "no-such-account-here"
+
+
+def test_a_worker_that_cannot_confine_as_a_queue_asks_takes_nothing_of_it_and_says_why(cluster: Cluster) -> None:
+    cluster.api.create_queue("guarded", run_as=NOBODY)
+    worker = cluster.worker("default,guarded", wait=False)
+    run = submit(["true"], queue="guarded", api=cluster.api)
+    # The other queue of the same worker is served.
+    assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
+    why = f"it asks for run_as {NOBODY}"
+    wait_until(lambda: "queue.refused queue=guarded" in worker.log)
+    said = wait_until(lambda: next((one for one in cluster.api.workers() if one.description.get("refused")), None))
+    assert said.queues == ("default",)
+    assert why in said.description["refused"]["guarded"]
+    assert run.refresh().state is RunState.PENDING
+    for command in (("explain", run.id), ("workers",), ("show", run.id), ("doctor",)):
+        result = cluster.run("launch-worker", *command)
+        assert why in " ".join(result.out.split()), result
+    # An admin thinks better of it.
+    cluster.api.set_queue("guarded", run_as=None)
+    assert run.wait(30) is RunState.FINISHED
+    assert run.refresh().attempt == 1
+    assert worker.log.count("queue.refused") == 1
+
+    # And again, while the worker serves it.
+    cluster.api.set_queue("guarded", run_as=NOBODY)
+    wait_until(lambda: worker.log.count("queue.refused") == 2)
+    run = submit(["true"], queue="guarded", api=cluster.api)
+    assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
+    assert run.refresh().state is RunState.PENDING
+    cluster.api.set_queue("guarded", run_as=None)
+    assert run.wait(30) is RunState.FINISHED
