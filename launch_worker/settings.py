@@ -71,6 +71,10 @@ class Settings:
     health_file: Path | None = None
     #: Whether this machine has no other users (a container): the work folder may then be writable for everybody.
     work_dir_trusted: bool = False
+    #: URL of the same Redis for jobs that ask for one, with a login of theirs; '' for none.
+    job_redis_url: str = ""
+    #: Patterns of the worker's variables that a job may ask for; () for all but the worker's own.
+    env_from_allow: tuple[str, ...] = ()
     #: Whether workers and beat may use a Redis that strangers may be able to write to.
     is_insecure: bool = False
     #: URL of the archive's database; '' for a SQLite file in the work folder.
@@ -132,6 +136,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
+        if self.job_redis_url:
+            try:
+                RedisUrl.parse(self.job_redis_url)
+            except SettingsError as error:
+                raise SettingsError(str(error).replace("LAUNCH_REDIS_URL", "LAUNCH_JOB_REDIS_URL")) from None
         for name, seconds in (
             ("LAUNCH_HEARTBEAT_S", self.heartbeat_s),
             ("LAUNCH_LEASE_S", self.lease_s),
@@ -264,6 +273,8 @@ class Settings:
         return cls(
             redis_url=redis_url or DEFAULT_REDIS_URL,
             redis_read_url=env.get("LAUNCH_REDIS_READ_URL") or cls.redis_read_url,
+            job_redis_url=env.get("LAUNCH_JOB_REDIS_URL", ""),
+            env_from_allow=_words(env.get("LAUNCH_ENV_FROM_ALLOW", "")),
             project=env.get("LAUNCH_PROJECT", ""),
             work_dir=_work_dir(env),
             work_dir_trusted=_switch("LAUNCH_WORK_DIR_TRUSTED", env.get("LAUNCH_WORK_DIR_TRUSTED") or "0"),

@@ -507,7 +507,10 @@ def _sweep(said: Mapping[str, Any]) -> SweepRecord:
 
 
 #: Settings of a queue beside those that a pool has too; a server of an older release says fewer.
-_OF_QUEUES = ("resource", "container", "variables", "macro_env", "sandbox", "writable", "run_as", "accounts", "limits")
+_OF_QUEUES = (
+    *("resource", "container", "variables", "macro_env", "allow_env", "allow_uris"),
+    *("sandbox", "writable", "run_as", "accounts", "limits"),
+)
 
 
 def _queue(said: Mapping[str, Any]) -> Queue:

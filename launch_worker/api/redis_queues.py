@@ -180,6 +180,8 @@ _NOTHING: dict[str, Any] = {
     "resource": "",
     "variables": {},
     "macro_env": (),
+    "allow_env": (),
+    "allow_uris": (),
     "priorities": True,
     "description": "",
     "sandbox": "",

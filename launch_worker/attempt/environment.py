@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from launch_worker.errors import InputError
+from launch_worker.attempt.lending import lent
 from launch_worker.model.inputs import INPUTS
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.units import isoformat
 from launch_worker.runners.talk_folder import TALK
+from launch_worker.settings import Settings
 
 #: Variables of the worker that programs need of their machine. No other variable of the worker reaches a job, so that
 #: neither the broker's password nor another secret does; `--env-from` asks for more by name.
@@ -47,18 +48,17 @@ def job_environment(
     spec: RunSpec,
     *,
     worker_env: Mapping[str, str],
-    redis_url: str,
+    settings: Settings,
     config_path: str,
-    wandb_env: bool = True,
 ) -> dict[str, str]:
-    """The environment of a process. `wandb_env` adds variables of W&B's SDK that the submitter has not set.
+    """The environment of a process.
 
-    Raises InputError when the worker lacks a variable that the run asks for by name.
+    Raises InputError when the worker lacks, or does not lend, a variable that the run asks for by name.
     """
     env = _inherited(worker_env) | _UNLESS_SUBMITTED
-    if wandb_env:
+    if settings.wandb_env:
         env |= _wandb(record)
-    env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
+    env |= _submitted(spec, worker_env, settings) | _own(record, spec, config_path)
     if any(gpu.isdigit() for gpu in record.gpus):
         # The record has the driver's numbers. In CUDA's own order, the fastest first, they would be other GPUs.
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -81,15 +81,14 @@ def container_environment(
     spec: RunSpec,
     *,
     worker_env: Mapping[str, str],
-    redis_url: str,
+    settings: Settings,
     config_path: str,
-    wandb_env: bool = True,
 ) -> dict[str, str]:
     """The environment of a container, whose image has what programs need. Raises InputError."""
     env = dict(_UNLESS_SUBMITTED)
-    if wandb_env:
+    if settings.wandb_env:
         env |= _wandb(record)
-    env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
+    env |= _submitted(spec, worker_env, settings) | _own(record, spec, config_path)
     if record.gpus and all(gpu.isdigit() for gpu in record.gpus):
         # The engine gives the container these GPUs only, and numbers them anew; UUIDs stay.
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(record.gpus))))
@@ -110,16 +109,8 @@ def _inherited(worker_env: Mapping[str, str]) -> dict[str, str]:
     return inherited.copy()
 
 
-def _submitted(spec: RunSpec, worker_env: Mapping[str, str], redis_url: str) -> dict[str, str]:
-    env = {}
-    for name in spec.env_from:
-        if name == "LAUNCH_REDIS_URL":
-            env[name] = redis_url
-        elif name in worker_env:
-            env[name] = worker_env[name]
-        else:
-            raise InputError(f"the worker's environment has no {name}; set it where the worker is started")
-    return env | spec.env
+def _submitted(spec: RunSpec, worker_env: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    return {name: lent(name, worker_env, settings) for name in spec.env_from} | spec.env
 
 
 def _wandb(record: Record) -> dict[str, str]:

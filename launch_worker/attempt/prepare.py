@@ -55,6 +55,8 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     config = _queue_config(attempt.record.queue_config)
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
+    if config.allow_env or config.allow_uris:
+        config.check_reach(attempt.spec)
     plan = None
     if _is_plain(config, attempt.spec):
         if values != attempt.spec.values:
@@ -119,7 +121,15 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
         return None
     enter("fetch", f"fetching {spec.uri or 'the upload'}")
     code = attempt.folder.path / "code"
-    commit = fetch_code(spec, attempt.record, code, settings=context.settings, store=context.store, patience=patience)
+    commit = fetch_code(
+        spec,
+        attempt.record,
+        code,
+        settings=context.settings,
+        store=context.store,
+        patience=patience,
+        check_url=_queue_config(attempt.record.queue_config).check_git_url,
+    )
     attempt.record = replace(attempt.record, commit=commit)
     enter("start", "")
     return code
@@ -178,9 +188,8 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
         record,
         spec,
         worker_env=os.environ,
-        redis_url=context.settings.redis_url,
+        settings=context.settings,
         config_path=config_path,
-        wandb_env=context.settings.wandb_env,
     )
     if context.settings.output_url:
         env["LAUNCH_OUTPUT_DIR"] = attempt.folder.make_outputs(spec.outputs)
@@ -259,9 +268,8 @@ def _container(
         record,
         spec,
         worker_env=os.environ,
-        redis_url=context.settings.redis_url,
+        settings=context.settings,
         config_path=f"{LAUNCH_DIR}/{CONFIG}",
-        wandb_env=context.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
     keeps = kept_folders(attempt.folder, spec, context.settings)

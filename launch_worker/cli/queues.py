@@ -75,6 +75,19 @@ _SETTINGS = (
         metavar="NAME",
         help="A variable of the worker's that macros may use; may be repeated, '' takes all away.",
     ),
+    click.option(
+        "--allow-env",
+        multiple=True,
+        metavar="PATTERN",
+        help="The worker's variables that runs may ask for (--env-from); may be repeated, none, '' for no rule.",
+    ),
+    click.option(
+        "--allow-uri",
+        "allow_uris",
+        multiple=True,
+        metavar="PATTERN",
+        help="Git URLs from which code may come, submodules included; may be repeated, none, '' for no rule.",
+    ),
     click.option("--priorities/--no-priorities", default=None, help="Whether its runs may have priorities."),
     click.option(
         "--sandbox",
@@ -199,10 +212,9 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         settings["container"] = parse_settings(pairs("--container", options["container"]))
     if options["variables"] is not None:
         settings["variables"] = _schema(options["variables"])
-    if options["macro_env"]:
-        settings["macro_env"] = [name for name in options["macro_env"] if name]
-    if options["writable"]:
-        settings["writable"] = [folder for folder in options["writable"] if folder]
+    for name in ("macro_env", "allow_env", "allow_uris", "writable"):
+        if options[name]:
+            settings[name] = [word for word in options[name] if word]
     if options["accounts"]:
         settings["accounts"] = {name: user or None for name, user in pairs("--account", options["accounts"]).items()}
     limits = {name: _limit(name, options[f"limit_{name}"]) for name in LIMITS if options[f"limit_{name}"] is not None}
@@ -268,7 +280,7 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     show_settings("account", shown["accounts"])
     for key, value in shown["limits"].items():
         setting(f"limit_{key}", format_size(value) if key == "memory" else value)
-    for key in ("sandbox", "writable", "run_as", "variables", "macro_env", "problem"):
+    for key in ("sandbox", "writable", "run_as", "variables", "macro_env", "allow_env", "allow_uris", "problem"):
         if shown[key]:
             setting(key, shown[key])
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,10 +40,12 @@ def fetch_code(
     store: Store,
     patience: Patience,
     worker_env: Mapping[str, str] = os.environ,
+    check_url: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Make `folder` and put the run's code into it. Returns the commit, or '' for an upload.
 
-    The first attempt writes the commit to the record, and every later one gets that commit. Raises CodeError,
+    `check_url` raises InputError for a repository, or a submodule, from which no code may come. The first attempt
+    writes the commit to the record, and every later one gets that commit. Raises InputError, CodeError,
     StartGivenUpError, and OSError for this machine's own disk.
     """
     folder.mkdir(parents=True, mode=0o700)
@@ -53,10 +55,12 @@ def fetch_code(
         _fetch_upload(spec.upload, folder, settings=settings, store=store, patience=patience, marks=marks)
         return ""
     source = parse_git_url(spec.uri)
+    check_url(source.url)
     wanted = GitSource(source.url, record.commit) if record.commit else source
     git = Git(patience, worker_env, marks)
     limit_bytes = settings.upload_bytes * UNPACKED_FACTOR
-    repositories = Repositories(settings.work_dir / "code" / "git", git=git, limit_bytes=limit_bytes)
+    cache = settings.work_dir / "code" / "git"
+    repositories = Repositories(cache, git=git, limit_bytes=limit_bytes, check_url=check_url)
     try:
         commit = repositories.check_out(wanted, folder)
     except CodeError as error:

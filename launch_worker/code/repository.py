@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,11 @@ class Submodule:
 class Repositories:
     """The repositories that this machine's workers have fetched; `folder` is their cache."""
 
-    def __init__(self, folder: Path, *, git: Git, limit_bytes: int) -> None:
-        """`limit_bytes` bounds all that one run checks out."""
+    def __init__(
+        self, folder: Path, *, git: Git, limit_bytes: int, check_url: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`limit_bytes` bounds all that one run checks out; `check_url` raises InputError for a submodule's URL."""
+        self._check_url = check_url
         self._folder = folder
         self._git = git
         self._limit_bytes = self._bytes_left = limit_bytes
@@ -229,7 +232,9 @@ class Repositories:
             if not kind.startswith("160000 ") or module.get("update") == "none":
                 continue
             try:
-                yield Submodule(path, submodule_url(module.get("url", ""), parent=url), kind.split()[2])
+                found = Submodule(path, submodule_url(module.get("url", ""), parent=url), kind.split()[2])
+                self._check_url(found.url)
+                yield found
             except InputError as error:
                 raise CodeError(f"submodule {path!r} of {url}: {error}") from None
 

@@ -26,6 +26,8 @@ _CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PULLS = ("missing", "always", "never")
 #: Bytes of memory below which every engine refuses a container.
 MIN_MEMORY = 6 << 20
+#: Processes in a container, where its queue does not say otherwise.
+MOST_PIDS = 4096
 #: Folder of a job's own files in its container.
 LAUNCH_DIR = "/launch"
 #: Name of the file with a sweep's parameters as JSON, in LAUNCH_DIR or in the attempt's folder.
@@ -62,6 +64,7 @@ class ContainerPlan:
     user: str = ""
     read_only: bool = False
     init: bool = True
+    #: None for MOST_PIDS.
     pids_limit: int | None = None
     shm_size: int | None = None
     memory: int | None = None
@@ -121,6 +124,8 @@ def plan(
     for name in _FIXED_BY_QUEUE:
         if name in own and own[name] != theirs.get(name, own[name]):
             raise InputError(f"container option {name} is {theirs[name]!r} for every run of this queue; leave it out")
+    if (own.get("pids_limit") or 0) > MOST_PIDS and "pids_limit" not in theirs:
+        raise InputError(f"a container may have {MOST_PIDS:,} processes at most, unless its queue has pids_limit")
     mounts = tuple(_allowed(mount, theirs) for mount in own.get("mounts", ()))
     merged = theirs | own
     merged["mounts"] = _by_target(theirs.get("mounts", ()), mounts)
@@ -166,9 +171,14 @@ def _allowed(mount: Mount, queue: Mapping[str, Any]) -> Mount:
     between this look and the engine's.
     """
     if not mount.is_folder:
-        patterns = queue.get("allow_volumes")
-        if patterns and not any(fnmatch.fnmatchcase(mount.source, pattern) for pattern in patterns):
-            raise InputError(f"volume {mount.source!r} is not allowed in this queue; it allows: {', '.join(patterns)}")
+        patterns = queue.get("allow_volumes", ())
+        if not any(fnmatch.fnmatchcase(mount.source, pattern) for pattern in patterns):
+            what = (
+                f"it allows: {', '.join(patterns)}"
+                if patterns
+                else "it allows none; an admin names some, as allow_volumes"
+            )
+            raise InputError(f"volume {mount.source!r} is not allowed in this queue: {what}")
         return mount
     allowed = {entry.removesuffix(":ro"): entry.endswith(":ro") for entry in queue.get("allow_mounts", ())}
     if mount.source not in allowed:

@@ -420,6 +420,10 @@ def _check_argument(what: str, text: str) -> int:
     return size
 
 
+#: Variables by which a job that submits reaches the launch system.
+_OF_CLIENTS = frozenset(("LAUNCH_REDIS_URL", "LAUNCH_API_URL", "LAUNCH_API_TOKEN"))
+
+
 def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:
     total = 0
     for name in (*env, *env_from):
@@ -427,7 +431,7 @@ def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:
             shown = name if len(str(name)) <= 60 else str(name)[:60] + "…"
             raise InputError(f"{shown!r} is not a name for an environment variable")
         if name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") or (
-            name.startswith("LAUNCH_") and name != "LAUNCH_REDIS_URL"
+            name.startswith("LAUNCH_") and name not in _OF_CLIENTS
         ):
             raise InputError(f"environment variable {name} is set by the worker; choose another name")
     for name, value in env.items():

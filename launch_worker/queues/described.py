@@ -64,6 +64,8 @@ class Queue:
             "defaults": self.settings.get("defaults", {}),
             "variables": self.settings.get("variables", {}),
             "macro_env": self.settings.get("macro_env", []),
+            "allow_env": self.settings.get("allow_env", []),
+            "allow_uris": self.settings.get("allow_uris", []),
             "priorities": self.settings.get("priorities", True),
             "sandbox": self.settings.get("sandbox"),
             "writable": self.settings.get("writable", []),
@@ -136,6 +138,8 @@ class QueueSettings(PoolSettings, total=False):
     container: Mapping[str, Any] | None
     variables: Mapping[str, Any] | None
     macro_env: Sequence[str] | None
+    allow_env: Sequence[str] | None
+    allow_uris: Sequence[str] | None
     priorities: bool | None
     #: none, private or strict.
     sandbox: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME
 from launch_worker.model.container_options import ContainerPlan, check_queue, plan
+from launch_worker.model.git_url import parse_git_url
 from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
 from launch_worker.model.needs import memory_range
 from launch_worker.model.requirements import NONE
@@ -48,6 +50,7 @@ _PATHS = frozenset(("mounts", "tmpfs"))
 _OF_ENVIRONMENT = ("requirements", "python")
 _SETTINGS = frozenset(setting.name for setting in fields(ContainerPlan))
 _SOME_IMAGE = "image"
+_PATTERN = re.compile(r"[!-~]{1,300}")
 _WORD = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]{0,200}")
 
 
@@ -69,6 +72,10 @@ class QueueConfig:
     variables: dict[str, Any] = field(default_factory=dict)
     #: Variables of the worker's environment that macros may use.
     macro_env: tuple[str, ...] = ()
+    #: Patterns of the worker's variables that a run may ask for (`env_from`), and of git URLs from which code may come;
+    #: () for no rule of the queue.
+    allow_env: tuple[str, ...] = ()
+    allow_uris: tuple[str, ...] = ()
     #: Whether its runs may have a priority other than medium.
     priorities: bool = True
     #: Sandbox of its processes: private, strict, or '' for none.
@@ -89,6 +96,8 @@ class QueueConfig:
         check_description(self.description)
         _check_container(self.container)
         object.__setattr__(self, "macro_env", _checked_macro_env(self.macro_env))
+        for name in ("allow_env", "allow_uris"):
+            object.__setattr__(self, name, _checked_patterns(name, getattr(self, name)))
         check_schema(self.variables)
         check_value_names(self.variables.get("properties", {}), macro_env=self.macro_env)
         object.__setattr__(self, "defaults", check_defaults(self.defaults))
@@ -113,6 +122,8 @@ class QueueConfig:
             "defaults": self.defaults,
             "variables": self.variables,
             "macro_env": self.macro_env,
+            "allow_env": self.allow_env,
+            "allow_uris": self.allow_uris,
             "sandbox": self.sandbox,
             "writable": self.writable,
             "run_as": self.run_as,
@@ -176,10 +187,26 @@ class QueueConfig:
     def checked(self, spec: RunSpec) -> RunSpec:
         """The run as it is submitted: with the template variables' defaults. Raises InputError for what may not be."""
         self._check_priority(spec)
+        self.check_reach(spec)
         if self.container_plan(spec) is not None and (spec.python or spec.requirements not in ("", NONE)):
             raise environment_of_container(spec)
         values = self.values_of(spec)
         return spec if values == spec.values else replace(spec, values=values)
+
+    def check_reach(self, spec: RunSpec) -> None:
+        """Raises InputError for a run that asks for a variable, or for code, that the queue does not allow."""
+        for name in spec.env_from if self.allow_env else ():
+            if not _is_one_of(name, self.allow_env):
+                raise InputError(
+                    f"--env-from {name} is not allowed in this queue; it allows: {', '.join(self.allow_env)}"
+                )
+        if spec.uri and self.allow_uris and not has_macros(spec.uri):
+            self.check_git_url(parse_git_url(spec.uri).url)
+
+    def check_git_url(self, url: str) -> None:
+        """Raises InputError for a repository, or a submodule, from which no code may come."""
+        if self.allow_uris and not _is_one_of(url, self.allow_uris):
+            raise InputError(f"code from {url} is not allowed in this queue; it allows: {', '.join(self.allow_uris)}")
 
     def values_of(self, spec: RunSpec) -> dict[str, Any]:
         """The run's values with defaults. Raises InputError with the reason why the queue does not allow them."""
@@ -194,6 +221,7 @@ class QueueConfig:
         try:
             spec = self.spec_of(plainest, *layers)
             self._check_priority(spec)
+            self.check_reach(spec)
             check_value_names(spec.values, macro_env=self.macro_env)
             complete_values(_of_single_values(self.variables), spec.values)
             if self.resource == "process" and spec.image:
@@ -346,6 +374,19 @@ def _checked_macro_env(names: Any) -> tuple[str, ...]:
         if name in SYSTEM_MACROS:
             raise InputError(f"{name} in macro_env is the system's own macro; use another variable")
     return tuple(dict.fromkeys(names))
+
+
+def _checked_patterns(setting: str, patterns: Any) -> tuple[str, ...]:
+    if not isinstance(patterns, (list, tuple)):
+        raise InputError(f"{setting} must be a list of patterns, as in DATA_*")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+            raise InputError(f"{str(pattern)[:60]!r} in {setting} is no pattern: at most 300 characters without blanks")
+    return tuple(dict.fromkeys(patterns))
+
+
+def _is_one_of(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
 
 
 def _of_single_values(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,11 +56,12 @@ def fetch(worker_env: dict[str, str], tmp_path: Path) -> Fetch:
         limit_s: float = 30.0,
         unwanted: Callable[[], bool] = lambda: False,
         limit_bytes: int = 1 << 30,
+        check_url: Callable[[str], None] = lambda _: None,
     ) -> tuple[str, Path]:
         folder = tmp_path / f"code{next(count)}"
         folder.mkdir()
         git = Git(Patience.of(limit_s, unwanted=unwanted), worker_env)
-        repositories = Repositories(tmp_path / "cache", git=git, limit_bytes=limit_bytes)
+        repositories = Repositories(tmp_path / "cache", git=git, limit_bytes=limit_bytes, check_url=check_url)
         return repositories.check_out(parse_git_url(uri), folder), folder
 
     return fetch

@@ -24,6 +24,7 @@ from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import RunSpec
+from launch_worker.queues.queue import QueueConfig
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.code.conftest import Fetch
@@ -270,6 +271,13 @@ def test_a_submodule_of_a_forbidden_kind_is_refused_before_git_runs(
 ) -> None:
     repository.add_submodule("lib", url, "1" * 40)
     assert "submodule 'lib'" in str(failure(fetch, repository.url))
+
+
+def test_a_submodule_comes_only_from_where_the_queue_allows(repository: Repository, fetch: Fetch) -> None:
+    repository.add_submodule("lib", "https://169.254.169.254/x", "1" * 40)
+    queue = QueueConfig(allow_uris=(repository.url,))
+    error = failure(fetch, repository.url, check_url=queue.check_git_url)
+    assert "code from https://169.254.169.254/x is not allowed in this queue" in str(error)
 
 
 def test_a_submodule_cannot_leave_the_folder_through_a_link(

@@ -8,11 +8,34 @@ from typing import Any
 
 import docker.types
 
-from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.model.container_options import LAUNCH_DIR, MOST_PIDS, ContainerPlan, Mount
 from launch_worker.runners.container.into import Files
 
+#: Share of its machine's memory that a container without a limit of its own may take: the kernel then ends the
+#: container that takes too much, and not the worker.
+_SHARE_OF_MEMORY = 0.9
 #: Size and number of the files in which the engine keeps its own copy of the output.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """The facts about an engine on which a container's limits rest."""
+
+    log_driver: str
+    #: Bytes that a container without a limit of its own may take at most; None where the engine limits no memory.
+    memory: int | None = None
+    #: Whether the engine limits the number of processes.
+    limits_pids: bool = True
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> EngineFacts:
+        """From the engine's answer to `info`."""
+        # Every engine has json-file, which replaces bytes outside UTF-8.
+        driver = "local" if "local" in (info.get("Plugins", {}).get("Log") or ()) else "json-file"
+        total = info.get("MemTotal") if info.get("MemoryLimit", True) else None
+        memory = int(total * _SHARE_OF_MEMORY) if isinstance(total, int) and total > 0 else None
+        return cls(driver, memory, limits_pids=bool(info.get("PidsLimit", True)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,8 @@ class NewContainer:
         return (self.plan.entrypoint or tuple(self.command) or ("",))[0]
 
 
-def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
+def host_config(plan: ContainerPlan, gpus: Sequence[str], engine: EngineFacts) -> dict[str, Any]:
+    """What an engine is told of a container's surroundings."""
     # An anonymous volume: a container with a read-only root takes files only there, and it goes with the container.
     launch_dir = docker.types.Mount(target=LAUNCH_DIR, source=None, type="volume")
     config: dict[str, Any] = {
@@ -86,20 +110,22 @@ def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) ->
         "network_mode": plan.network,
         "read_only": plan.read_only,
         "init": plan.init,
-        "log_config": docker.types.LogConfig(type=log_driver, config=_ENGINE_LOG),
+        "log_config": docker.types.LogConfig(type=engine.log_driver, config=_ENGINE_LOG),
         "security_opt": [*plan.security_opt, "no-new-privileges"],
         "cap_drop": ["ALL"],
     }
     if plan.privileged:
         config |= {"privileged": True, "cap_drop": None, "security_opt": list(plan.security_opt) or None}
-    if plan.memory:
+    memory = plan.memory or engine.memory
+    if memory:
         # Without swap, or the limit would be none.
-        config |= {"mem_limit": plan.memory, "memswap_limit": plan.memory}
+        config |= {"mem_limit": memory, "memswap_limit": memory}
+    config["pids_limit"] = plan.pids_limit or (MOST_PIDS if engine.limits_pids else None)
     if plan.cpus:
         config["nano_cpus"] = int(plan.cpus * 1e9)
     if gpus:
         config["device_requests"] = [docker.types.DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
-    for name in ("pids_limit", "shm_size", "ipc_mode", "pid_mode", "userns_mode", "runtime"):
+    for name in ("shm_size", "ipc_mode", "pid_mode", "userns_mode", "runtime"):
         config[name] = getattr(plan, name) or None
     for name in ("cap_add", "devices", "dns", "group_add"):
         config[name] = list(getattr(plan, name)) or None

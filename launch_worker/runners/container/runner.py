@@ -26,7 +26,7 @@ from launch_worker.errors import (
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.model.units import format_duration
 from launch_worker.runners.container.ask import ask
-from launch_worker.runners.container.config import Labels, NewContainer, host_config
+from launch_worker.runners.container.config import EngineFacts, Labels, NewContainer, host_config
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.folders import keep
 from launch_worker.runners.container.forgotten import end_forgotten
@@ -289,11 +289,15 @@ class ContainerRunner:
                 time.sleep(0.2)
 
     @cached_property
-    def log_driver(self) -> str:
-        """A driver whose log the engine gives back. Every engine has json-file, which replaces bytes outside UTF-8."""
+    def facts(self) -> EngineFacts:
+        """The facts about the engine, which is asked once."""
         with clear_errors():
-            known = self.engine.api().info().get("Plugins", {}).get("Log") or ()
-        return "local" if "local" in known else "json-file"
+            return EngineFacts.of(self.engine.api().info())
+
+    @property
+    def log_driver(self) -> str:
+        """The driver of the engine's own log, which the engine gives back."""
+        return self.facts.log_driver
 
     def _make(self, new: NewContainer, *, deadline: float, is_given_up: Callable[[], bool]) -> str:
         """Make a container without starting it. Raises StartError; one that is left then is removed later."""
@@ -336,7 +340,7 @@ class ContainerRunner:
                     entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
                     working_dir=new.cwd,
                     user=plan.user or None,
-                    host_config=api.create_host_config(**host_config(plan, new.gpus, log_driver=self.log_driver)),
+                    host_config=api.create_host_config(**host_config(plan, new.gpus, self.facts)),
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:

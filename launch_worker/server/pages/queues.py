@@ -33,7 +33,10 @@ _MOST_OLDEST = 100
 #: Settings by how a form writes them.
 _NUMBERS = ("limit", "rank")
 _TEXTS = ("pool", "description", "resource", "sandbox", "run_as")
-_OBJECTS = ("defaults", "admits", "container", "variables", "macro_env", "writable", "accounts", "limits")
+_OBJECTS = (
+    *("defaults", "admits", "container", "variables", "macro_env", "allow_env", "allow_uris"),
+    *("writable", "accounts", "limits"),
+)
 _OF_POOLS = frozenset(("limit", "description", "defaults", "admits"))
 
 

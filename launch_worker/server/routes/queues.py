@@ -41,6 +41,12 @@ class QueueSettings(PoolSettings):
     container: dict[str, Any] | None = None
     variables: dict[str, Any] | None = Field(None, description="JSON Schema of the queue's template variables.")
     macro_env: list[str] | None = None
+    allow_env: list[str] | None = Field(
+        None, description="Patterns of the worker's variables that a run may ask for; empty: no rule of the queue."
+    )
+    allow_uris: list[str] | None = Field(
+        None, description="Patterns of git URLs from which code may come; empty: no rule of the queue."
+    )
     priorities: bool | None = None
     sandbox: str | None = Field(None, description="none, private or strict.", examples=["private"])
     writable: list[str] | None = Field(
@@ -103,6 +109,8 @@ class QueueShown(BaseModel):
     defaults: dict[str, Any]
     variables: dict[str, Any]
     macro_env: list[str]
+    allow_env: list[str]
+    allow_uris: list[str]
     priorities: bool
     sandbox: str | None = Field(description="private or strict.")
     writable: list[str]

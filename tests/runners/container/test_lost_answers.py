@@ -274,7 +274,7 @@ def test_a_frozen_engine_starts_it_when_it_goes_on_and_its_end_is_told(own_bench
     notes: list[tuple[str, str]] = []
     pids: list[int] = []
     own_bench.runner.engine.ping(timeout_s=2)
-    container.ContainerRunner.log_driver.__get__(own_bench.runner)  # asked before it freezes
+    container.ContainerRunner.facts.__get__(own_bench.runner)  # asked before it freezes
     watched = own_bench.runner._guard.watch
 
     def freeze_then_watch(*arguments: Any, **more: Any) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from launch_worker.errors import InputError
 from launch_worker.model.container_options import ContainerPlan
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
-from launch_worker.runners.container.config import host_config
+from launch_worker.runners.container.config import EngineFacts, host_config
+from launch_worker.settings import Settings
 
 URL = "redis://:hunter2@broker.internal:6379/0"
 WORKER_ENV = {
@@ -47,18 +49,20 @@ def record(gpus: str) -> Record:
     )
 
 
-def environment(*, gpus: str = "[]", wandb_env: bool = False, **options: Any) -> dict[str, str]:
+def environment(
+    *, gpus: str = "[]", wandb_env: bool = False, of_worker: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> dict[str, str]:
     spec = RunSpec(command=("true",), **options)
     path = "/w/config.json"
-    return job_environment(
-        record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path, wandb_env=wandb_env
-    )
+    settings = Settings(**{"redis_url": URL, "wandb_env": wandb_env, **of_worker})
+    return job_environment(record(gpus), spec, worker_env=WORKER_ENV, settings=settings, config_path=path)
 
 
 def container(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
     spec = RunSpec(command=("true",), image="train:7", **options)
     path = "/launch/config.json"
-    return container_environment(record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path)
+    settings = Settings(redis_url=URL)
+    return container_environment(record(gpus), spec, worker_env=WORKER_ENV, settings=settings, config_path=path)
 
 
 def test_nothing_of_the_brokers_url_reaches_a_job() -> None:
@@ -122,10 +126,10 @@ def test_a_containers_gpus_are_numbered_anew_in_it(gpus: str, cuda: str, nvidia:
 
 
 def test_the_engine_is_asked_for_exactly_the_given_gpus() -> None:
-    config = host_config(ContainerPlan("train:7"), ("2", "5"), log_driver="local")
+    config = host_config(ContainerPlan("train:7"), ("2", "5"), EngineFacts("local"))
     (request,) = config["device_requests"]
     assert (request["DeviceIDs"], request["Capabilities"]) == (["2", "5"], [["gpu"]])
-    assert "device_requests" not in host_config(ContainerPlan("train:7"), (), log_driver="local")
+    assert "device_requests" not in host_config(ContainerPlan("train:7"), (), EngineFacts("local"))
 
 
 def test_a_run_of_an_array_knows_its_number() -> None:
@@ -138,7 +142,7 @@ def test_a_run_of_an_array_knows_its_number() -> None:
 def test_a_scheduled_run_knows_the_time_for_which_it_was_planned() -> None:
     planned = replace(record("[]"), scheduled_at=1_783_000_000_000_000)
     env = job_environment(
-        planned, RunSpec(command=("true",)), worker_env={}, redis_url=URL, config_path="/w/c.json", wandb_env=False
+        planned, RunSpec(command=("true",)), worker_env={}, settings=Settings(wandb_env=False), config_path="/w/c.json"
     )
     assert datetime.fromisoformat(env["LAUNCH_SCHEDULED_AT"]).timestamp() == 1_783_000_000
     assert "LAUNCH_SCHEDULED_AT" not in environment()
@@ -170,9 +174,51 @@ def test_env_from_a_name_that_the_worker_lacks_is_an_error_with_the_name() -> No
         environment(env_from=("WANDB_API_KEY",))
 
 
-def test_the_brokers_url_is_given_only_when_asked_for_by_name() -> None:
-    env = environment(env_from=("LAUNCH_REDIS_URL",))
-    assert [name for name, value in env.items() if "hunter2" in value] == ["LAUNCH_REDIS_URL"]
+def test_a_job_that_asks_for_the_brokers_url_gets_the_login_of_jobs_and_never_the_workers() -> None:
+    with pytest.raises(InputError, match="LAUNCH_JOB_REDIS_URL"):
+        environment(env_from=("LAUNCH_REDIS_URL",))
+    of_jobs = "redis://producer:theirs@broker.internal/0"
+    env = environment(env_from=("LAUNCH_REDIS_URL",), of_worker={"job_redis_url": of_jobs})
+    assert env["LAUNCH_REDIS_URL"] == of_jobs
+    assert not any("hunter2" in value for value in env.values())
+    open_url = "redis://localhost/0"
+    assert (
+        environment(env_from=("LAUNCH_REDIS_URL",), of_worker={"redis_url": open_url})["LAUNCH_REDIS_URL"] == open_url
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CELERY_RESULT_BACKEND", "DOCKER_AUTH_CONFIG", "GIT_ASKPASS", "SSH_AUTH_SOCK", "UV_INDEX_LAB_PASSWORD"),
+    ],
+)
+def test_the_workers_own_logins_are_not_lent_but_where_its_admin_names_them(name: str) -> None:
+    for allowed in ((), ("*",), (f"{name[:-1]}*",)):
+        with pytest.raises(InputError, match="does not lend it"):
+            environment(env_from=(name,), of_worker={"env_from_allow": allowed})
+    with pytest.raises(InputError, match="has no"):
+        environment(env_from=(name,), of_worker={"env_from_allow": (name,)})
+
+
+def test_a_job_may_ask_for_the_way_to_a_server_that_its_workers_admin_has_set() -> None:
+    assert RunSpec(command=("true",), env_from=("LAUNCH_API_URL", "LAUNCH_API_TOKEN")).env_from
+    with pytest.raises(InputError, match="has no LAUNCH_API_TOKEN"):
+        environment(env_from=("LAUNCH_API_TOKEN",))
+
+
+def test_the_login_of_a_store_is_the_workers_own() -> None:
+    name = "AWS_SECRET_ACCESS_KEY"
+    assert environment(env_from=(name,))[name] == WORKER_ENV[name]
+    for setting in ("log_url", "output_url", "upload_url"):
+        with pytest.raises(InputError, match="does not lend it"):
+            environment(env_from=(name,), of_worker={setting: "s3://bucket/x"})
+
+
+def test_a_worker_lends_what_its_admin_names() -> None:
+    assert environment(env_from=("HF_TOKEN",), of_worker={"env_from_allow": ("HF_*",)})["HF_TOKEN"] == "hf-value"
+    with pytest.raises(InputError, match="LAUNCH_ENV_FROM_ALLOW"):
+        environment(env_from=("HF_TOKEN",), of_worker={"env_from_allow": ("WANDB_*",)})
 
 
 def test_a_submitted_url_is_the_submitters_own() -> None:
@@ -212,14 +258,16 @@ def test_what_the_submitter_says_to_wandbs_sdk_wins() -> None:
 def test_a_run_of_a_sweep_knows_its_sweep() -> None:
     spec = RunSpec(command=("true",), sweep="s1", sweep_index=3)
     swept = replace(record("[]"), sweep="s1")
-    env = job_environment(swept, spec, worker_env={}, redis_url=URL, config_path="/w/config.json")
+    env = job_environment(swept, spec, worker_env={}, settings=Settings(), config_path="/w/config.json")
     assert (env["LAUNCH_SWEEP_ID"], env["WANDB_SWEEP_ID"]) == ("s1", "s1")
 
 
 def test_what_the_workers_environment_is_now_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def env() -> dict[str, str]:
         spec = RunSpec(command=("true",))
-        return job_environment(record("[]"), spec, worker_env=os.environ, redis_url=URL, config_path="/w/config.json")
+        return job_environment(
+            record("[]"), spec, worker_env=os.environ, settings=Settings(), config_path="/w/config.json"
+        )
 
     monkeypatch.setenv("TZ", "Europe/Berlin")
     assert env()["TZ"] == env()["TZ"] == "Europe/Berlin"

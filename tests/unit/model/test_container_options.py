@@ -10,6 +10,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.container_options import ContainerPlan, Mount, check_queue, check_submitted, parse_mount, plan
 from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.queues.queue import QueueConfig, parse_settings
+from launch_worker.runners.container.config import EngineFacts, host_config
 
 
 def merged(queue: dict[str, Any] | None = None, /, **submitted: Any) -> ContainerPlan:
@@ -33,7 +34,10 @@ def merged(queue: dict[str, Any] | None = None, /, **submitted: Any) -> Containe
 )
 def test_each_allowed_option_passes_by_itself(name: str, value: Any) -> None:
     """W23."""
-    assert getattr(merged(**{name: value}), name) not in (None, getattr(ContainerPlan("img:1"), name))
+    assert getattr(merged({"allow_volumes": ["data"]}, **{name: value}), name) not in (
+        None,
+        getattr(ContainerPlan("img:1"), name),
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,6 @@ def test_a_folder_is_the_queues_to_give_and_only_the_very_one_that_it_names() ->
     queue = {"allow_mounts": ["/data/", "/models:ro"]}
     assert merged(queue, mounts=["/data:/x"]).mounts == (Mount("/data", "/x"),)
     assert merged(queue, mounts=["/models:/x:rw"]).mounts == (Mount("/models", "/x", read_only=True),)
-    assert merged(queue, mounts=["volume:/x"]).mounts == (Mount("volume", "/x"),)
     for source in ("/data/sub", "/data/../etc", "/data-2", "/", "/models/x"):
         with pytest.raises(InputError, match="may not be mounted; this queue allows: /data, /models"):
             merged(queue, mounts=[f"{source}:/x"])
@@ -113,8 +116,23 @@ def test_folders_that_could_lead_elsewhere_are_no_setting(folders: Any) -> None:
 def test_a_queue_may_bound_the_volumes() -> None:
     queue = {"allow_volumes": ["team-*"]}
     assert merged(queue, mounts=["team-a:/x"]).mounts
-    with pytest.raises(InputError, match="volume 'db-data' is not allowed in this queue; it allows: team-"):
+    with pytest.raises(InputError, match="volume 'db-data' is not allowed in this queue: it allows: team-"):
         merged(queue, mounts=["db-data:/x"])
+    with pytest.raises(InputError, match="volume 'db-data' is not allowed in this queue: it allows none"):
+        merged(mounts=["db-data:/x"])
+
+
+def test_a_container_has_a_bounded_number_of_processes_and_a_bounded_memory() -> None:
+    engine = EngineFacts.of({"MemTotal": 100 << 30, "Plugins": {"Log": ["json-file", "local"]}})
+    made = host_config(merged(), (), engine)
+    assert (made["pids_limit"], made["mem_limit"], made["memswap_limit"]) == (4096, 90 << 30, 90 << 30)
+    assert host_config(merged({"pids_limit": 9000}), (), engine)["pids_limit"] == 9000
+    with pytest.raises(InputError, match="4,096 processes at most"):
+        merged(pids_limit=4097)
+    unlimited = host_config(
+        merged(), (), EngineFacts.of({"MemTotal": 1 << 30, "MemoryLimit": False, "PidsLimit": False})
+    )
+    assert not {"pids_limit", "mem_limit"} & set(unlimited)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +148,7 @@ def test_nothing_of_a_mount_can_be_taken_for_an_option(mount: str) -> None:
 
 def test_the_submitters_word_wins_over_the_queues_but_not_over_what_the_queue_fixes() -> None:
     queue = {"image": "base:1", "memory": "1G", "shm_size": "1M", "mounts": ["a1:/x", "b1:/y"], "network": "none"}
+    queue |= {"allow_volumes": ["c*"]}
     both = plan(image="own:1", submitted={"shm_size": "2M", "mounts": ["c1:/x"]}, queue=queue, memory=64 << 20)
     assert (both.image, both.memory, both.shm_size) == ("own:1", 64 << 20, 2 << 20)
     assert both.mounts == (Mount("c1", "/x"), Mount("b1", "/y"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from typing import Any
 
@@ -514,3 +515,31 @@ def test_settings_change_one_by_one() -> None:
 def test_bad_names_of_pools_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="pool"):
         check_pool_name(name)
+
+
+def test_a_queue_says_which_variables_of_the_worker_its_runs_may_ask_for() -> None:
+    queue = QueueConfig(allow_env=("DATA_*", "HF_TOKEN"))
+    assert queue.checked(RunSpec(command=("true",), env_from=("DATA_KEY", "HF_TOKEN"))).env_from
+    with pytest.raises(InputError, match=r"--env-from SECRET is not allowed in this queue; it allows: DATA_.*HF_TOKEN"):
+        queue.checked(RunSpec(command=("true",), env_from=("HF_TOKEN", "SECRET")))
+    with pytest.raises(InputError, match="the queue's own rules refuse its defaults"):
+        QueueConfig(allow_env=("DATA_*",), defaults={"env_from": ["SECRET"]})
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://169.254.169.254/x", "https://git.lab.evil/a/b", "https://git.lab/c/d", "git@git.lab:a/b"]
+)
+def test_a_queue_says_from_where_code_may_come(uri: str) -> None:
+    queue = QueueConfig(allow_uris=("https://git.lab/a/*",))
+    assert queue.checked(RunSpec(command=("true",), uri="https://git.lab/a/b@main")).uri
+    with pytest.raises(InputError, match=f"code from {re.escape(uri)} is not allowed"):
+        queue.checked(RunSpec(command=("true",), uri=uri))
+    # Macros are filled at the claim, and looked at then.
+    assert queue.checked(RunSpec(command=("true",), uri="https://${host}/a/b", values={"host": "evil"})).uri
+
+
+@pytest.mark.parametrize("setting", ["allow_env", "allow_uris"])
+@pytest.mark.parametrize("value", ["A_*", [""], [5], ["a b"], ["x" * 301]])
+def test_patterns_that_are_none_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=setting):
+        QueueConfig(**{setting: value})
