@@ -13,8 +13,9 @@ from launch_worker.api.client import Api
 from launch_worker.cli.configuring import setting
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
+from launch_worker.cli.words import inputs_of
 from launch_worker.errors import InputError
-from launch_worker.model.schedule import Schedule, unknown_schedule
+from launch_worker.model.schedule import Schedule, check_recurring, unknown_schedule
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.requirements import attach
 from launch_worker.submission.resolve import current_folder
@@ -117,6 +118,8 @@ def create_command(
 ) -> None:
     """Submit COMMAND again and again."""
     given = {"name": schedule} | given_options(command, options)
+    if "inputs" in given:
+        given["inputs"] = inputs_of(url, given["inputs"])
     folder = current_folder() or ""
     item = attach(read_options(given, folder=folder), folder=folder)
     kept = add_schedule(
@@ -211,6 +214,7 @@ def add_schedule(
 ) -> Kept:
     """Keep a recurring submission of the item. Raises InputError, also where one of that name is there."""
     transport = api.transport
+    check_recurring(item.given)
     transport.check_items([item], strict=strict)
     spec = transport.complete(item.given)
     given = item.given | {"author": spec.author}

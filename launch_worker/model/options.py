@@ -198,7 +198,6 @@ CODE = (
         words=("--input",),
         aliases=("input",),
         places=AT_SUBMIT,
-        is_recurring=False,
     ),
     Option(
         "requirements",

@@ -22,6 +22,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MISSED = ("skip", "once")
 OVERLAPS = ("allow", "skip", "queue-one")
 _MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+#: Fields of a run that are of one run, or of the runs of one submission: runs that come again and again have none.
+_OF_ONE = ("after", "array", "array_index", "array_limit", "sweep", "sweep_index")
 #: Time around a moment that no change of a zone's clock exceeds.
 _NEAR_CHANGE = timedelta(hours=3)
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,6 +147,13 @@ class Schedule:
             "queue": self.given.get("queue", "default"),
             "run": masked_spec(json.dumps(self.given)),
         }
+
+
+def check_recurring(given: Mapping[str, Any]) -> None:
+    """Raises InputError for arguments of RunSpec that runs which come again and again cannot have."""
+    for name in _OF_ONE:
+        if given.get(name) not in (None, (), []):
+            raise InputError(f"{name} is of one run or submission, and a schedule makes run after run; leave it out")
 
 
 def unknown_schedule(name: str) -> NotFoundError:

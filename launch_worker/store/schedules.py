@@ -46,7 +46,9 @@ class Schedules(Client):
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         planned = expected_us if scheduled_at is None else scheduled_at
-        fields = (*fields_of(spec), *proven_fields(user, user_groups), "scheduled_at", planned)
+        # A schedule goes on for long: Redis may have forgotten the run of which its runs take outputs.
+        waits = {other: wish for other, wish in spec.waits.items() if self.exists(other)} if spec.inputs else None
+        fields = (*fields_of(spec, waits), *proven_fields(user, user_groups), "scheduled_at", planned)
         answer = self._call("fire", *head, expiry_of(spec), overlap, *fields)
         if answer[0] == 2:
             return Created(is_new=False, consumers=0)

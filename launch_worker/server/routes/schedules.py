@@ -12,7 +12,7 @@ from starlette.responses import Response
 from launch_worker.errors import InputError
 from launch_worker.ids import unique_run_id
 from launch_worker.model.run import masked_spec
-from launch_worker.model.schedule import Schedule, unknown_schedule
+from launch_worker.model.schedule import Schedule, check_recurring, unknown_schedule
 from launch_worker.people.roles import Act, Person, visible
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import as_json
@@ -84,6 +84,7 @@ def keep_schedule(
     _check_name(asker.person, name, project)
     if transport.schedule(name) is not None:
         raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
+    check_recurring(wanted.given)
     now = transport.now_us()
     whose = {"user": asker.person.name, "user_groups": sorted(asker.person.groups)}
     kept = wanted.model_dump() | {"name": name, "made_at": now, **whose}

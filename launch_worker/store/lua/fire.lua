@@ -24,7 +24,12 @@ if id ~= '' and is_new(id) then
       add_act('schedule', name, 'skipped', '', now, {run = last})
       return {2, last}
     end
-    fields[#fields + 1], fields[#fields + 2] = 'waits_for', cjson.encode({[last] = 'any'})
+    local waits, at_waits = {}, #fields + 1
+    for number = 1, #fields, 2 do
+      if fields[number] == 'waits_for' then waits, at_waits = cjson.decode(fields[number + 1]), number end
+    end
+    waits[last] = waits[last] or 'any'
+    fields[at_waits], fields[at_waits + 1] = 'waits_for', cjson.encode(waits)
   end
   local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), fields)
   if created == -2 then return {-2, why} end

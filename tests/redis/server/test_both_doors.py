@@ -9,10 +9,12 @@ import pytest
 from launch_worker import submit_many
 from launch_worker.api.client import Api
 from launch_worker.api.redis_transport import RedisTransport
+from launch_worker.cli.schedules import add_schedule
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
+from launch_worker.submission.options import Item, read_options
 from tests.conftest import wait_until
 from tests.support.arrows import FAILED, create
 from tests.support.http_servers import TestServer
@@ -115,6 +117,22 @@ def test_a_schedule(through: Api) -> None:
     assert through.transport.delete_schedule("nightly")
     assert not through.transport.delete_schedule("nightly")
     assert through.transport.schedule("nightly") is None
+
+
+def test_a_schedule_takes_inputs_of_a_run_and_is_of_no_array_and_waits_for_none(through: Api, store: Store) -> None:
+    def make(**more: Any) -> Schedule:
+        given = {"command": ("true",), "queue": "gpu", **more}
+        item = read_options(given) if "array" not in more else Item(given)
+        how = {"timezone": "UTC", "missed": None, "overlap": None}
+        return add_schedule(through, item, cron="0 3 * * *", name="nightly", strict=False, **how).schedule
+
+    train = create(store)
+    for wrong in ({"after": [train]}, {"array": "1m83cyvtfq1tc69"}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} is of one run or submission"):
+            make(**wrong)
+    with pytest.raises(InputError, match="there is no run"):
+        make(inputs=["1m83cyvtfq1tc69:model.pt"])
+    assert make(inputs=[f"{train}:model.pt"]).given["inputs"] == (f"{train}:model.pt",)
 
 
 def test_an_allowance(through: Api) -> None:

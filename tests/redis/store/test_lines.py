@@ -1012,6 +1012,28 @@ def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store:
     assert [found["running"] for found in store.workers_now()] == [store.running_in("queue", "default")] == [1]
 
 
+def test_a_schedules_runs_wait_for_the_run_whose_outputs_they_take_and_for_their_last_one(store: Store) -> None:
+    store.keep_schedule("nightly", "{}", 1000)
+    train, forgotten, worker = create(store, queue="gpu"), new_run_id(), Worker(store)
+    spec = RunSpec(command=("true",), inputs=(f"{train}:model.pt", f"{forgotten}:data"))
+    how: dict[str, Any] = {"queue_config": "", "pool_config": "", "overlap": "queue-one"}
+    first, second = new_run_id(), new_run_id()
+    assert store.fire("nightly", 1000, 2000, first, spec, **how)
+    assert (worker.work(), reason(store, first)) == ([], f"after run {train} (ok)")
+    trains = Worker(store, "gpu", owner="w2")
+    assert trains.work() == [train]
+    trains.end(train)
+    assert worker.work() == [first]
+    # A person tries it again, while a time comes.
+    assert store.requeue(train, reason="again") == ""
+    assert store.fire("nightly", 2000, 3000, second, spec, **how)
+    worker.end(first)
+    assert (worker.work(), reason(store, second)) == ([], f"after run {train} (ok)")
+    trains.work()
+    trains.end(train)
+    assert worker.work() == [second]
+
+
 @pytest.mark.parametrize("overlap", ["allow", "skip", "queue-one"])
 def test_a_schedule_whose_last_run_goes_on_does_as_it_was_told(store: Store, redis_client: Any, overlap: str) -> None:
     store.keep_schedule("nightly", "{}", 1000)
