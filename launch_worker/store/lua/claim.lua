@@ -79,6 +79,8 @@ local function claim(id, seq)
   end
   local due = tonumber(run[9] or '')
   if due and due <= now then due = nil end
+  -- Only `publish_due` gives a run to a worker ahead of its time, to be prepared, and the run is in a list then.
+  if due and not run[11] then return {0, 'the run waits for its time'} end
   local version = tonumber(run[12] or '') or 1
   if version > reads_version then
     local needed = 'waiting for a worker that reads items of version ' .. int(version)

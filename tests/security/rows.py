@@ -1,0 +1,448 @@
+"""All attacks that were thought of, by area: what is tried, what becomes of it, and which tests try it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import pytest
+
+
+class Verdict(Enum):
+    """What becomes of an attack."""
+
+    REFUSED = "refused"
+    HARMLESS = "harmless: nothing but what belongs to the attacker suffers"
+    ALLOWED = "allowed, and docs/security.md says to whom"
+    NOT_HELD = "not held: docs/security.md says why, and the test is expected to fail"
+    OPEN = "to be tried"
+
+
+@dataclass(frozen=True)
+class Row:
+    tried: str
+    verdict: Verdict
+    #: Each `path::test` below tests/.
+    tests: tuple[str, ...] = ()
+    #: Why it is not held: a sentence of docs/security.md.
+    reason: str = ""
+
+
+REFUSED, HARMLESS, ALLOWED, OPEN = Verdict.REFUSED, Verdict.HARMLESS, Verdict.ALLOWED, Verdict.OPEN
+
+
+def _not_held(tried: str, reason: str, *tests: str) -> Row:
+    return Row(tried, Verdict.NOT_HELD, tests, reason)
+
+
+def not_held(name: str) -> pytest.MarkDecorator:
+    """Mark a test of a row that is not held."""
+    row = ROWS[name]
+    assert row.verdict is Verdict.NOT_HELD
+    # Only of the attack itself: a neighbour that suffers is a failure all the same.
+    return pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason=row.reason)
+
+
+ELEMENTS = "security/test_queue_elements.py::"
+ASIDE = ELEMENTS + "test_what_is_not_ours_is_refused_and_kept_aside"
+CHANGED = ELEMENTS + "test_an_element_with_anything_changed_in_it_ends_nothing"
+MESSAGES = "security/test_messages.py::"
+USERS = "security/test_redis_users.py::"
+DENIED = USERS + "test_what_a_user_of_redis_may_not_do_is_refused"
+TRUSTED = USERS + "test_a_producer_cannot_change_what_is_anothers"
+DAMAGE = "redis/store/test_damage.py::"
+ANY_RECORD = DAMAGE + "test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_work_folder"
+SHIPPED = "deploy/test_server_acl.py::test_nobody_else_can_log_in"
+OPTIONS = "unit/model/test_container_options.py::"
+ARCHIVE = "unit/code/test_archive.py::"
+GIT = "code/test_git.py::"
+TERMINAL = "system/test_terminal.py::"
+DATABASES = "Each user of Redis may read and write the other databases of its server"
+PRODUCERS = "Who may write runs to Redis may write anybody's"
+
+ROWS: dict[str, Row] = {
+    # -- A: outside, network, TLS, probes
+    "A1": Row(
+        "a Redis without a password on an address that is not loopback",
+        REFUSED,
+        (
+            "system/test_doctor.py::test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_starts_on_it",
+        ),
+    ),
+    "A2": Row(
+        "no login, on the shipped users",
+        REFUSED,
+        ("deploy/test_acl.py::test_nobody_can_look_without_a_login_and_no_user_has_a_password_as_shipped",),
+    ),
+    "A3": Row(
+        "a certificate that nobody vouches for",
+        REFUSED,
+        ("redis/store/test_causes.py::test_the_cause_and_what_to_do_are_said",),
+    ),
+    "A4": Row(
+        "a certificate of another host",
+        REFUSED,
+        ("redis/store/test_causes.py::test_the_cause_and_what_to_do_are_said",),
+    ),
+    "A5": Row("a URL that switches the check of certificates off", OPEN),
+    "A6": Row("paths, methods, sizes and bytes at the port of the probes", OPEN),
+    "A7": Row("hundreds of half-sent requests at the port of the probes", OPEN),
+    "A8": Row(
+        "a worker that consumes nothing any more and calls itself healthy",
+        REFUSED,
+        (
+            "unit/agent/test_probes.py::test_a_worker_whose_loop_stands_still_is_neither_alive_nor_healthy_and_its_file_grows_old",
+            "system/test_broken_loop.py::test_an_error_that_ends_celerys_loop_counts_as_the_workers_death",
+        ),
+    ),
+    # -- B: elements of a queue's list
+    "B1": Row("typed maps of kombu anywhere in an element", REFUSED, (ASIDE, CHANGED)),
+    "B2": Row("times in an element's headers that are none", HARMLESS, (CHANGED,)),
+    "B4": Row("a run's id with a lone surrogate", REFUSED, (ASIDE,)),
+    "B5": Row("Celery's own tasks", REFUSED, (ASIDE,)),
+    "B6": Row("callbacks, chains and chords with options of their own", REFUSED, (ASIDE,)),
+    "B7": Row("a callback into Celery's remote control", REFUSED, (ASIDE,)),
+    "B8": Row(
+        "thousands of elements for the year 2099", HARMLESS, (MESSAGES + "test_times_in_an_element_are_not_heard",)
+    ),
+    "B10": Row("an element of megabytes", REFUSED, (ASIDE,)),
+    "B11": Row("an element that is nested deeply", REFUSED, (ASIDE,)),
+    "B12": Row("a pickle as element", REFUSED, (ASIDE,)),
+    "B13": Row("a compressed body", REFUSED, (ASIDE,)),
+    "B14": Row("numbers, encodings and bytes that are none", REFUSED, (ASIDE, CHANGED)),
+    "B15": Row("an unknown encoding of the content", HARMLESS, (CHANGED,)),
+    "B16": Row(
+        "each part of an element with each of many values",
+        HARMLESS,
+        (CHANGED, ELEMENTS + "test_no_json_tree_in_any_place_of_an_element_ends_anything"),
+    ),
+    "B17": Row("a run's id with escapes, or very long", REFUSED, (ASIDE,)),
+    "B18": Row("a task named with escapes", REFUSED, (ASIDE,)),
+    "B19": Row(
+        "items of runs that are over, wait or are known already",
+        REFUSED,
+        (
+            MESSAGES + "test_an_item_that_comes_again_starts_nothing",
+            "redis/store/test_arrows.py::test_a_claim_with_an_old_dispatch_number_is_refused",
+        ),
+    ),
+    "B20": Row(
+        "garbage on the channels of workers and clients",
+        HARMLESS,
+        (
+            "system/test_looking_after.py::test_what_is_published_to_a_workers_channels_and_is_no_word_of_ours_costs_one_line",
+        ),
+    ),
+    "B21": Row(
+        "a forged order to end a run",
+        ALLOWED,
+        (MESSAGES + "test_a_forged_order_ends_a_run_only_for_who_may_cancel_it_anyway",),
+    ),
+    "B23": Row(
+        "a pickle in Celery's own channels", REFUSED, (MESSAGES + "test_a_pickle_in_celerys_own_channels_is_not_read",)
+    ),
+    # -- C: records, and Redis itself
+    "C1": Row(
+        "an item copied into another queue's list",
+        REFUSED,
+        (DAMAGE + "test_a_worker_executes_only_runs_of_queues_that_it_consumes",),
+    ),
+    "C2": Row(
+        "an item copied into a worker's own list",
+        REFUSED,
+        (DAMAGE + "test_a_worker_executes_only_runs_of_queues_that_it_consumes",),
+    ),
+    "C3": Row("a record whose id leads out of the work folder", REFUSED, (ANY_RECORD,)),
+    "C5": Row(
+        "a record with 200 million attempts",
+        HARMLESS,
+        (
+            DAMAGE + "test_an_attempt_number_of_two_hundred_million_keeps_redis_from_nobody",
+            DAMAGE + "test_hostile_counts_keep_redis_from_nobody",
+        ),
+    ),
+    "C6": Row(
+        "a record with deeply nested parts", HARMLESS, (TERMINAL + "test_a_deeply_nested_record_hides_no_other_run",)
+    ),
+    "C7": _not_held("another's waiting run, rewritten", PRODUCERS, TRUSTED, SHIPPED),
+    "C8": _not_held("values of another's -e, read", PRODUCERS, TRUSTED, SHIPPED),
+    "C9": _not_held("another's run, cancelled", PRODUCERS, TRUSTED, SHIPPED),
+    "C10": _not_held("another's running run, called finished", PRODUCERS, TRUSTED, SHIPPED),
+    "C11": _not_held("another's running run, superseded by its token", PRODUCERS, TRUSTED, SHIPPED),
+    "C12": _not_held(
+        "the record of a running run, deleted",
+        PRODUCERS,
+        TRUSTED,
+        USERS + "test_a_record_that_is_gone_while_its_job_runs_comes_back",
+    ),
+    "C13": _not_held("a lease that is made to be over while its job runs", PRODUCERS, TRUSTED, SHIPPED),
+    "C14": Row("each field of a record with each of many values", HARMLESS, (ANY_RECORD,)),
+    "C15": Row(
+        "the worker's own variables by -e",
+        REFUSED,
+        ("unit/model/test_spec.py::test_the_workers_own_variables_are_refused",),
+    ),
+    "C16": Row(
+        "options of a container in a record that a submitter may not have",
+        REFUSED,
+        ("system/test_containers.py::test_a_record_that_was_tampered_with_gets_nothing_that_reaches_the_host",),
+    ),
+    "C17": Row(
+        "a run under an id that exists",
+        REFUSED,
+        ("redis/store/test_arrows.py::test_creating_again_with_the_same_id_changes_nothing",),
+    ),
+    "C18": Row("hostile schedules and sweeps beside good ones", OPEN),
+    "C19": Row(
+        "a pattern that takes for ever",
+        HARMLESS,
+        ("system/test_hostile.py::test_a_pattern_that_is_made_to_hold_up_its_worker_holds_up_nobody",),
+    ),
+    "C20": Row("a script that never ends", REFUSED, (DENIED,)),
+    "C21": Row("a script that takes all memory", REFUSED, (DENIED,)),
+    "C23": Row("a queue's name of a megabyte with escapes", OPEN),
+    "C24": _not_held("keys without an end", PRODUCERS, TRUSTED, SHIPPED),
+    "C25": _not_held("another database of the same server", DATABASES, DENIED),
+    "C26": Row("administration of Redis, settings of queues, orders to workers", REFUSED, (DENIED,)),
+    "C27": Row("20,000 runs of one person before another's", OPEN),
+    "C28": Row("the worker's login by --env-from", OPEN),
+    "C29": Row("any variable of the worker by --env-from", OPEN),
+    "C30": Row(
+        "thousands of schedules and keys due at once",
+        HARMLESS,
+        (DAMAGE + "test_hostile_counts_keep_redis_from_nobody",),
+    ),
+    "C31": Row(
+        "macros in macros, attributes, formats, growth",
+        REFUSED,
+        (
+            "unit/model/test_macros.py::test_what_is_filled_in_is_not_filled_again",
+            "unit/model/test_macros.py::test_what_is_filled_in_is_checked_as_what_a_person_submits",
+            "unit/model/test_macros.py::test_a_worker_variable_is_reached_only_where_the_queue_allows_it_by_name",
+        ),
+    ),
+    "C32": Row("variables of a job that steer git and the worker", OPEN),
+    "C33": Row("writing and looking into the server as viewer", REFUSED, (DENIED,)),
+    "C34": _not_held("values that commands mask, read as viewer", PRODUCERS, TRUSTED, SHIPPED),
+    "C36": Row("administration as a worker", REFUSED, (DENIED,)),
+    "C37": Row(
+        "filters and recurrences that are made to hold up who reads them",
+        REFUSED,
+        (
+            "unit/api/test_filters.py::test_a_filter_that_is_nested_too_deeply_is_refused",
+            "unit/api/test_filters.py::test_a_pattern_that_hangs_other_engines_is_searched_in_bounded_time",
+            "unit/maintenance/test_schedules.py::test_what_is_no_cron_is_refused",
+        ),
+    ),
+    "C38": Row("many ids at once", HARMLESS, ("unit/test_ids.py::test_ten_thousand_ids_of_one_millisecond_differ",)),
+    # -- D: git and uploads
+    "D1": Row(
+        "URLs of other protocols, with options, passwords, paths",
+        REFUSED,
+        (
+            "unit/model/test_spec.py::test_a_hostile_git_url_is_refused",
+            "unit/model/test_spec.py::test_a_hostile_git_url_in_a_record_is_refused_too",
+            "unit/model/test_git_url.py::test_no_text_at_all_is_more_than_refused",
+        ),
+    ),
+    "D2": Row("a URL of the worker's own network", OPEN),
+    "D3": Row(
+        "refs that are options or expressions",
+        REFUSED,
+        ("unit/model/test_git_url.py::test_a_ref_that_git_would_not_take_is_refused",),
+    ),
+    "D4": Row("entries of a tree named as git's own folder", OPEN),
+    "D5": Row(
+        "hooks, monitors, configuration in a repository", HARMLESS, (GIT + "test_hooks_and_monitors_have_no_effect",)
+    ),
+    "D6": Row(
+        "a working directory that leads out through a link",
+        REFUSED,
+        ("system/test_code.py::test_what_cannot_be_fetched_fails_in_phase_build_and_is_said",),
+    ),
+    "D7": Row(
+        "submodules, redirects, hangs, certificates",
+        REFUSED,
+        (
+            GIT + "test_a_submodule_of_a_forbidden_kind_is_refused_before_git_runs",
+            GIT + "test_a_submodule_cannot_leave_the_folder_through_a_link",
+            GIT + "test_a_redirect_to_plain_http_is_not_followed",
+            GIT + "test_a_server_that_hangs_ends_at_the_start_timeout",
+            GIT + "test_a_certificate_that_nobody_vouches_for_is_said",
+        ),
+    ),
+    "D8": Row(
+        "a tree of 100 million entries in 244 kB",
+        REFUSED,
+        ("system/test_hostile.py::test_a_repository_that_is_made_to_take_all_memory_holds_up_nobody",),
+    ),
+    "D9": Row(
+        "a pack that is small and a checkout that is not",
+        REFUSED,
+        (
+            "code/test_bounds.py::test_a_commit_with_too_many_bytes_is_refused",
+            "code/test_bounds.py::test_a_pack_with_too_many_bytes_is_cut_off_while_it_comes",
+        ),
+    ),
+    "D10": Row("a job that changes the shared cache of repositories", OPEN),
+    "D11": Row(
+        "an archive with paths, links, devices and sizes of every kind",
+        REFUSED,
+        (ARCHIVE + "test_a_hostile_archive_is_refused_and_writes_nothing_outside",),
+    ),
+    "D12": Row(
+        "an archive of very many entries, or of bytes that grow",
+        REFUSED,
+        (ARCHIVE + "test_many_entries_are_noticed", ARCHIVE + "test_a_bomb_is_noticed_before_it_has_gone_off"),
+    ),
+    "D13": Row(
+        "other content under a hash, and what is no archive",
+        REFUSED,
+        (
+            "redis/store/test_uploads.py::test_another_content_is_refused_and_makes_room_for_the_right_one",
+            ARCHIVE + "test_what_is_no_archive_is_said",
+        ),
+    ),
+    "D15": Row("special bits of files in an archive", OPEN),
+    "D16": Row(
+        "a description of 200,000 digits in an archive",
+        REFUSED,
+        ("system/test_hostile.py::test_an_upload_that_is_made_to_hold_up_its_worker_holds_up_nobody",),
+    ),
+    # -- E: containers
+    "E1": Row(
+        "what a container has",
+        HARMLESS,
+        (
+            "runners/container/test_container.py::test_root_in_a_container_has_no_capabilities",
+            "system/test_containers.py::test_the_brokers_url_is_not_in_a_container",
+        ),
+    ),
+    "E2": Row("leaving a container by the kernel's usual ways", OPEN),
+    "E3": Row("a user in a container who is root, or none", OPEN),
+    "E4": Row(
+        "mounts, networks and sockets of the host",
+        REFUSED,
+        (
+            OPTIONS + "test_what_reaches_the_host_is_refused_from_a_submitter_and_taken_from_a_queue",
+            OPTIONS + "test_a_submitter_may_not_join_the_hosts_or_anothers_network",
+            OPTIONS + "test_the_engines_socket_is_not_mounted_not_even_for_a_queue",
+            OPTIONS + "test_mounts_that_make_no_sense_are_refused",
+            OPTIONS + "test_nothing_of_a_mount_can_be_taken_for_an_option",
+        ),
+    ),
+    "E5": Row(
+        "images named as options", REFUSED, (OPTIONS + "test_bad_image_names_are_refused_before_anything_is_written",)
+    ),
+    "E6": Row("images beside those that a queue allows", REFUSED, (OPTIONS + "test_a_queue_may_bound_the_images",)),
+    "E7": Row("another service's volume", OPEN),
+    "E8": Row(
+        "links, pipes and sizes in the folder by which a container talks",
+        HARMLESS,
+        ("system/test_container_talk.py::test_garbage_links_and_many_lines_of_a_container_are_bounded",),
+    ),
+    "E9": Row(
+        "values of --env-from by who may use the engine",
+        ALLOWED,
+        ("system/test_containers.py::test_secrets_are_on_no_command_line_and_in_no_other_runs_container",),
+    ),
+    "E10": Row("a foreign container with the labels of a running attempt", OPEN),
+    "E11": Row("no limit of processes and memory", OPEN),
+    "E12": Row(
+        "hundreds of megabytes of output of a container",
+        HARMLESS,
+        ("system/test_containers.py::test_thirty_megabytes_of_output_are_bounded_and_the_newest_is_kept",),
+    ),
+    # -- F: a job, as a process of the worker's user
+    **{
+        name: Row("a job against its worker and its neighbours", OPEN)
+        for name in (
+            *(
+                "F1",
+                "F2",
+                "F3",
+                "F6",
+                "F7",
+                "F8",
+                "F9",
+                "F10",
+                "F11",
+                "F12",
+                "F13",
+                "F14",
+                "F15",
+                "F16",
+                "F17",
+                "F18",
+                "F19",
+            ),
+        )
+    },
+    # -- G: another account of the machine
+    "G1": Row("another account at the work folder and the guard's socket", OPEN),
+    "G2": Row(
+        "a work folder that another account made",
+        REFUSED,
+        (
+            "system/test_foreign_folders.py::test_a_work_folder_that_another_account_may_change_is_refused",
+            "system/test_foreign_folders.py::test_a_user_without_home_is_told_so",
+        ),
+    ),
+    "G3": Row(
+        "modules in the folder in which a command is started",
+        REFUSED,
+        (
+            "system/test_foreign_folders.py::test_nothing_is_imported_from_the_folder_that_a_command_is_started_in",
+            "system/test_foreign_folders.py::test_celery_settings_are_read_only_if_nobody_else_could_have_written_them",
+        ),
+    ),
+    "G4": Row("passwords in the list of processes", OPEN),
+    # -- H: pages, terminals, secrets
+    "H1": Row(
+        "HTML in everything that a page shows",
+        HARMLESS,
+        (
+            "browser/test_run.py::test_nothing_of_a_job_or_a_name_becomes_a_part_of_the_page",
+            "browser/test_log.py::test_a_hostile_log_is_text",
+            "redis/server/test_runs_page.py::test_what_comes_from_jobs_is_text",
+            "unit/server/test_templates.py::test_data_for_a_script_cannot_end_its_element",
+        ),
+    ),
+    **{name: Row("Celery's page", OPEN) for name in ("H2", "H3", "H4", "H5", "H6")},
+    "H7": Row(
+        "escapes as keys of a record, in names of workers, followed on a terminal",
+        REFUSED,
+        (TERMINAL + "test_no_text_of_others_steers_a_terminal",),
+    ),
+    "H8": Row("escapes in all that commands print", REFUSED, (TERMINAL + "test_no_text_of_others_steers_a_terminal",)),
+    "H9": Row(
+        "escapes in what is submitted",
+        REFUSED,
+        (
+            "unit/model/test_spec.py::test_a_bad_name_is_refused",
+            "unit/model/test_spec.py::test_a_bad_queue_is_refused",
+            "unit/model/test_spec.py::test_a_bad_tag_is_refused",
+            "unit/model/test_spec.py::test_a_bad_project_is_refused",
+        ),
+    ),
+    "H11": Row(
+        "escapes in the output of a job, on a terminal",
+        REFUSED,
+        (TERMINAL + "test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown",),
+    ),
+    "H12": Row("values of --env-from in Redis, in its traffic, files, logs, the list of processes", OPEN),
+    "H13": Row("values of -e in the same places", OPEN),
+    "H14": Row(
+        "Redis' password in logs and outputs",
+        REFUSED,
+        ("system/test_url.py::test_no_part_says_a_part_of_the_password_while_redis_is_away",),
+    ),
+    "H15": Row(
+        "a password that makes its URL a wrong one",
+        REFUSED,
+        (
+            "unit/test_redis_url.py::test_no_part_of_a_password_is_in_any_sentence_about_its_url",
+            "system/test_url.py::test_a_url_that_one_part_could_not_use_is_refused_by_all_in_the_same_sentence",
+        ),
+    ),
+}

@@ -1,0 +1,168 @@
+"""One launch system for many attacks: users of Redis as they are shipped, a worker's account, a stranger's account."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from launch_worker import submit
+from launch_worker.api.client import Api, Run
+from launch_worker.model.states import RunState
+from tests.conftest import wait_until
+from tests.support.guarded import Guarded
+from tests.support.servers import SERVERS
+from tests.system.conftest import Cluster, Part, states, waits_for
+
+#: Accounts that nobody else has: the worker's, and another person's on the same machine.
+WORKER_UID, STRANGER_UID = 47_021, 47_022
+SLOTS = 4
+
+is_root = os.geteuid() == 0
+
+
+class Site:
+    """A Redis with the shipped users, a folder, and a worker of an unprivileged account if root runs the tests."""
+
+    def __init__(self, *, env: dict[str, str] | None = None) -> None:
+        # Not pytest's own folder, which is closed to other accounts.
+        self.folder = Path(tempfile.mkdtemp(prefix="launch-security-"))
+        self.folder.chmod(0o755)
+        (self.folder / "redis").mkdir(mode=0o700)
+        self.redis = Guarded(SERVERS[0], self.folder / "redis", is_direct=True)
+        self.home = self.folder / "home"
+        self.home.mkdir()
+        if is_root:
+            os.chown(self.home, WORKER_UID, WORKER_UID)
+        self.cluster = Cluster(self.redis.url("worker"), self.home)
+        self.cluster.env |= {"HOME": str(self.home), "HUB_TOKEN": "the-hub-token-of-the-worker"} | (env or {})
+        self._apis: dict[str, Api] = {}
+        self._clients: dict[str, Any] = {}
+        self._worker: Part | None = None
+        self._neighbours = 0
+        #: An error of which the worker may log a traceback during this test.
+        self.may_say = ""
+
+    # -- who --------------------------------------------------------------------------------------------------------
+
+    def api(self, user: str) -> Api:
+        """The launch system as this user of Redis uses it."""
+        if user not in self._apis:
+            self._apis[user] = self.redis.api(user)
+        return self._apis[user]
+
+    def client(self, user: str) -> Any:
+        """Redis as this user reaches it."""
+        if user not in self._clients:
+            self._clients[user] = self.redis.client(user)
+        return self._clients[user]
+
+    def submit(self, *command: str, user: str = "producer", **options: Any) -> Run:
+        return submit(list(command), api=self.api(user), **options)
+
+    def shell(self, script: str, **options: Any) -> str:
+        """What a job that executes this script printed; the job must have ended by itself."""
+        run = self.submit("sh", "-c", script, **options)
+        assert run.wait(30) in (RunState.FINISHED, RunState.FAILED), run.record.reason
+        return run.logs().decode("utf-8", "replace")
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> Part:
+        """The worker of queue `default`; another one if the last has ended."""
+        if self._worker is None or self._worker.process.poll() is not None:
+            self._worker = self.cluster.worker(slots=SLOTS, by=as_account(WORKER_UID), cwd=self.home)
+        return self._worker
+
+    def free_slots(self) -> int:
+        """How many slots the worker has free, as the scripts count them."""
+        [free] = [said["slots"] - said["running"] for said in self.api("admin").store.workers_now()]
+        return int(free)
+
+    @contextlib.contextmanager
+    def neighbour(self) -> Iterator[Run]:
+        """A job beside an attack: it ends Finished, its worker has lived through it, answers, and has lost no slot."""
+        worker = self.worker
+        said_before, self.may_say = len(worker.log), ""
+        wait_until(lambda: self.free_slots() == SLOTS, what="all slots are free")
+        self._neighbours += 1
+        flag = self.folder / f"end{self._neighbours}"
+        run = self.submit("sh", "-c", waits_for(flag))
+        wait_until(lambda: run.refresh().state is RunState.RUNNING, what="the neighbour runs")
+        try:
+            yield run
+        finally:
+            flag.touch()
+        log = worker.log[said_before:]
+        assert worker.process.poll() is None, log[-3000:]
+        assert run.wait(20) is RunState.FINISHED, (run.record.reason, log[-3000:])
+        assert states(run) == ["Pending", "Running", "Finished"]
+        assert self.submit("true").wait(20) is RunState.FINISHED, log[-3000:]
+        wait_until(lambda: self.free_slots() == SLOTS, what="no slot is lost")
+        assert "Traceback" not in log or (self.may_say and self.may_say in log), log[-3000:]
+        assert "\x1b" not in log
+        assert max(map(len, log.splitlines()), default=0) < 5000
+
+    def close(self) -> None:
+        self.cluster.close()
+        for client in self._clients.values():
+            client.close()
+        for api in self._apis.values():
+            api.store.close()
+        self.redis.close()
+        shutil.rmtree(self.folder)
+
+
+# -- accounts ----------------------------------------------------------------------------------------------------------
+
+
+def as_account(uid: int) -> Any:
+    """What makes a command one of this account, without any right of root's; without root it stays as it is."""
+
+    def by(*argv: str) -> list[str]:
+        if not is_root:
+            return list(argv)
+        user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", *argv]
+        return ["unshare", "--mount", "sh", "-c", f"{opening()}\nexec {shlex.join(user)}"]
+
+    return by
+
+
+@cache
+def opening() -> str:
+    """Shell lines that let each account of a mount namespace execute this Python, though it lies in a closed folder."""
+    needed = {Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib")), Path(__file__).parents[2]}
+    closed: dict[Path, set[Path]] = {}
+    for path in needed:
+        for folder in (path, *path.parents)[::-1]:
+            if not folder.stat().st_mode & 0o001:
+                closed.setdefault(folder, set()).add(path)
+                break
+    lines = ["set -e"]
+    for number, (folder, paths) in enumerate(closed.items()):
+        new = f"/tmp/launch-open.$$.{number}"
+        lines += [f"mkdir {new}", f"mount -t tmpfs -o mode=755 none {new}"]
+        for path in sorted(paths):
+            inside = f"{new}/{path.relative_to(folder)}"
+            lines += [f"[ -e {inside} ] || {{ mkdir -p {inside}; mount --bind {path} {inside}; }}"]
+        lines += [f"mount --move {new} {folder}", f"rmdir {new}"]
+    return "\n".join(lines)
+
+
+def can_change_account() -> str:
+    """Why this machine makes no processes of other accounts; empty if it does."""
+    if not is_root:
+        return "only root makes processes of several accounts"
+    python = [sys.executable, "-c", "import launch_worker, os; print(os.getuid())"]
+    done = subprocess.run(as_account(WORKER_UID)(*python), capture_output=True, text=True, check=False)
+    return "" if done.stdout == f"{WORKER_UID}\n" else f"processes of another account fail here: {done.stderr}"
