@@ -196,7 +196,8 @@ DENIED = {
         *(("publish", "launch:admin:x", "{}"), ("publish", "/0.celery.pidbox", "{}"), ("psubscribe", "*")),
         *(("brpop", "gpu", "1"), ("rpop", "gpu"), ("script", "flush"), ("replicaof", "h", "1")),
         *(("function", "flush"), ("function", "load", "#!lua name=x"), ("function", "delete", "x")),
-        *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1")),
+        *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1"), ("hset", "launch:free:x", "slots", "9")),
+        *(("lpush", "launch.direct.x", "an item"), ("linsert", "launch.direct.x", "before", "a", "b")),
     ],
     "archive": [
         *(("flushall",), ("config", "get", "*"), ("keys", "*"), ("lpush", "gpu", "x"), ("brpop", "gpu", "1")),
@@ -225,6 +226,12 @@ DENIED = {
         *(("eval", "return 1", "0"), ("script", "flush")),
         *(("function", "flush"), ("function", "delete", "x"), ("function", "dump")),
     ],
+    "server": [
+        *(("flushall",), ("lpush", "launch.direct.x", "an item"), ("function", "load", "#!lua name=x")),
+        *(("zadd", "launch:workers", "1", "x"), ("hset", "launch:passes", "a", "1"), ("eval", "return 1", "0")),
+    ],
+    "server-reader": [("lpush", "gpu", "x"), ("publish", "launch:news:x", "x"), ("fcall", "x", "0")],
+    "scaler": [("lrange", "gpu", "0", "-1"), ("get", "launch:run:x"), ("llen", "launch:refused"), ("publish", "x", "y")],
 }
 
 
@@ -264,7 +271,7 @@ def test_an_archive_follows_and_confirms_as_its_user(guarded: Guarded) -> None:
 @pytest.mark.parametrize("user", DENIED)
 def test_what_is_not_a_users_work_is_refused(guarded: Guarded, user: str) -> None:
     client = guarded.client(user)
-    for command in DENIED[user]:
+    for command in (*DENIED[user], ("select", "5")):
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.execute_command(*command)
     client.close()
@@ -393,7 +400,7 @@ def test_metrics_are_whole_for_whoever_may_only_look_and_what_each_user_does_is_
 def test_the_server_keeps_what_a_launch_system_needs(guarded: Guarded) -> None:
     config = guarded.admin.config_get("*")
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
-    assert config["maxmemory-policy"] == "noeviction"
+    assert (config["maxmemory-policy"], config["maxmemory"]) == ("noeviction", str(4 << 30))
     assert os.path.isdir(guarded.folder / "appendonlydir")
 
 

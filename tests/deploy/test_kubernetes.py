@@ -225,7 +225,7 @@ def test_pods_are_unprivileged_and_know_nothing_of_the_cluster() -> None:
 
 def test_redis_keeps_what_it_acknowledged_and_listens_to_few() -> None:
     (redis,) = of_kind("StatefulSet")["redis"]["spec"]["template"]["spec"]["containers"]
-    for setting in ("appendonly yes", "maxmemory-policy noeviction", "user default off"):
+    for setting in ("appendonly yes", "maxmemory 1gb", "maxmemory-policy noeviction", "user default off"):
         assert setting in redis["args"][0]
     (rule,) = of_kind("NetworkPolicy")["redis"]["spec"]["ingress"]
     assert all(peer for peer in rule["from"])
