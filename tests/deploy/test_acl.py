@@ -174,7 +174,7 @@ def test_flower_works_as_the_workers_user(cluster: Cluster, guarded: Guarded) ->
     assert guarded.refused() == []
 
 
-DENIED = {
+DENIED: dict[str, list[tuple[str, ...]]] = {
     "producer": [
         *(("flushall",), ("flushdb",), ("config", "get", "*"), ("keys", "*"), ("scan", "0"), ("acl", "list")),
         *(
@@ -231,7 +231,7 @@ DENIED = {
         *(("zadd", "launch:workers", "1", "x"), ("hset", "launch:passes", "a", "1"), ("eval", "return 1", "0")),
     ],
     "server-reader": [("lpush", "gpu", "x"), ("publish", "launch:news:x", "x"), ("fcall", "x", "0")],
-    "scaler": [("lrange", "gpu", "0", "-1"), ("get", "launch:run:x"), ("llen", "launch:refused"), ("publish", "x", "y")],
+    "scaler": [("lrange", "gpu", "0", "-1"), ("get", "launch:run:x"), ("publish", "x", "y")],
 }
 
 
