@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from launch_worker.agent.attempts import Attempts
 from launch_worker.agent.containers import Containers
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.leases import lease_of
@@ -87,13 +89,12 @@ class Adopter:
         outage: Outage,
         containers: Containers,
         attempt_folder: Callable[[Record], AttemptFolder],
-        carries: Callable[[str], bool],
+        attempts: Attempts,
         carry_on: Callable[[Attempt], None],
     ) -> None:
         """`attempt_folder` gives the folder for an attempt's files in this worker's own folder.
 
-        `carries` says whether a run is executed here now; `carry_on` supervises an adopted attempt to its end, and
-        reports that.
+        `carry_on` supervises an adopted attempt, which has its slot, to its end, and reports that.
         """
         self._identity = identity
         self._store = store
@@ -101,7 +102,7 @@ class Adopter:
         self._outage = outage
         self._containers = containers
         self._attempt_folder = attempt_folder
-        self._carries = carries
+        self._attempts = attempts
         self._carry_on_attempt = carry_on
         #: Threads that adopt containers found by their labels, by run.
         self._strays: dict[str, threading.Thread] = {}
@@ -133,12 +134,13 @@ class Adopter:
 
     def _adopt_process(self, folder: AttemptFolder, job: JobHandle) -> None:
         try:
-            # The worker that has the guard has the job: any owner may be in the record.
-            adopted, why = self._adopt(folder, [""])
-            if adopted is not None:
-                job.runner.renew({job.key: adopted.lease})
-                self._carry_on(adopted, folder, job)
-                return
+            with self._slot() as slot:
+                # The worker that has the guard has the job: any owner may be in the record.
+                adopted, why = self._adopt(folder, [""])
+                if adopted is not None:
+                    job.runner.renew({job.key: adopted.lease})
+                    self._carry_on(adopted, folder, job, slot)
+                    return
             log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
             job.stop(grace_s=0)
             while not isinstance(job.events.get(), Gone):
@@ -183,13 +185,22 @@ class Adopter:
         end.
         """
         kept = folder.read_record()
-        adopted, why = self._adopt(folder, owners, only_if_gone=only_if_gone)
-        if adopted is None:
-            log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
-            if why != "taken":
-                self.remove_container(folder)
-            folder.remove()
-            return
+        with self._slot() as slot:
+            adopted, why = self._adopt(folder, owners, only_if_gone=only_if_gone)
+            if adopted is not None:
+                job = self._container_of(adopted, folder, kept, former_exit)
+                if watcher is not None:
+                    watcher.unwatch(folder.key)
+                self._carry_on(adopted, folder, job, slot)
+                return
+        log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
+        if why != "taken":
+            self.remove_container(folder)
+        folder.remove()
+
+    def _container_of(
+        self, adopted: Adopted, folder: AttemptFolder, kept: Record | None, former_exit: Callable[[], Exit | None]
+    ) -> Job:
         # Before the import below: see `attempt.prepare`.
         runner = self._containers.runner()
         from launch_worker.runners.container.config import Labels
@@ -205,7 +216,7 @@ class Adopter:
             host=self._identity.host,
         )
         # The attempt is carried on from here, and its lease renewed, whether or not the engine answers.
-        job = runner.adopt(
+        return runner.adopt(
             labels,
             key=folder.key,
             lease=adopted.lease,
@@ -214,9 +225,6 @@ class Adopter:
             former_exit=former_exit,
             keeps=self._kept_folders(folder, record),
         )
-        if watcher is not None:
-            watcher.unwatch(folder.key)
-        self._carry_on(adopted, folder, job)
 
     def _kept_folders(self, folder: AttemptFolder, record: Record) -> tuple[KeptFolder, ...]:
         """The folders of an attempt's container that are kept; none where they have no place here. Never raises."""
@@ -275,7 +283,7 @@ class Adopter:
 
     def _is_stray(self, record: Record) -> bool:
         thread = self._strays.get(record.id)
-        if self._carries(record.id) or (thread is not None and thread.is_alive()):
+        if self._attempts.carries(record.id) or (thread is not None and thread.is_alive()):
             return False
         is_own = record.owner == self._identity.owner and not self._attempt_folder(record).path.exists()
         return is_own or not (self._settings.work_dir / "workers" / record.owner).exists()
@@ -343,21 +351,29 @@ class Adopter:
         """The lease of an attempt by its record alone. Raises InputError for a damaged one."""
         return lease_of(record, parse_spec(record.spec), renewed_at=renewed_at, lease_s=self._settings.lease_s)
 
-    def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[contextlib.ExitStack]:
+        """Take a slot before an attempt is this worker's, so that no claim takes it; free unless it is passed on."""
+        self._attempts.take_slot()
+        with contextlib.ExitStack() as slot:
+            slot.callback(self._attempts.leave_slot)
+            yield slot
+
+    def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job, slot: contextlib.ExitStack) -> None:
         record = adopted.record
         log.warning("run.adopted run=%s attempt=%d", record.id, record.attempt)
         ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.running_since or 0)) / 1e6)
-        self._carry_on_attempt(
-            Attempt(
-                record=record,
-                spec=parse_spec(record.spec),
-                folder=folder,
-                events=job.events,
-                lease=adopted.lease,
-                job=job,
-                ran_s=ran_s,
-                is_adopted=True,
-                finished=adopted.finished,
-                asked=asked_of(record),
-            )
+        attempt = Attempt(
+            record=record,
+            spec=parse_spec(record.spec),
+            folder=folder,
+            events=job.events,
+            lease=adopted.lease,
+            job=job,
+            ran_s=ran_s,
+            is_adopted=True,
+            finished=adopted.finished,
+            asked=asked_of(record),
         )
+        slot.pop_all()
+        self._carry_on_attempt(attempt)

@@ -15,7 +15,6 @@ from launch_worker.attempt.execute import execute, talk_of
 from launch_worker.attempt.kept_folders import keeper_of_container
 from launch_worker.attempt.restore import keeper_of, take_up_checkpoints
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded
-from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.outcome import Outcome
 from launch_worker.store.store import Store
 
@@ -35,13 +34,15 @@ class Execution:
         self._workplace = workplace
 
     def enter_adopted(self, attempt: Attempt) -> None:
-        """Enter an attempt whose job another worker of this machine started. Raises BrokerUnavailableError."""
+        """Enter an attempt that has its slot, and whose job another worker of this machine started.
+
+        Raises BrokerUnavailableError; then the slot is free again.
+        """
         record, output, logs = attempt.record, attempt.folder.output, self._workplace.logs
         bound = attempt.job is not None and not attempt.job.bounds_output
-        self._attempts.hold(record)
-        self._attempts.take_slot()
         self._attempts.enter(attempt)
         try:
+            self._attempts.hold(record)
             attempt.tail = self._outage.repeat(
                 lambda: logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
             )
@@ -50,7 +51,7 @@ class Execution:
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
             logs.follow(talk)
-        except BrokerUnavailableError:
+        except Exception:
             self._let_go(attempt)
             raise
 

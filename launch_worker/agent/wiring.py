@@ -337,7 +337,7 @@ def _recovery(shared: _Shared, workplace: Workplace, attempts: Attempts, items: 
         outage=shared.outage,
         containers=workplace.containers,
         attempt_folder=workplace.attempt_folder,
-        carries=attempts.carries,
+        attempts=attempts,
         carry_on=items.carry_on,
     )
     return Recovery(

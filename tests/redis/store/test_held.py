@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from launch_worker.agent.adoption import Adopter
+from launch_worker.agent.attempts import Attempts
+from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.api.client import Api, Run
@@ -198,6 +200,9 @@ class Adopting:
     def adopt(self, labels: Labels, **_: object) -> SimpleNamespace:
         return SimpleNamespace(events=queue.SimpleQueue())
 
+    def find(self, *_: object) -> list[tuple[str, Labels]]:
+        return []
+
 
 def test_a_container_is_taken_over_though_the_disk_is_full(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +213,7 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     folder.make(for_process=False)
     folder.mark_container(record)
     carried: list[Attempt] = []
+    attempts = Attempts(slots=2, capacity=Capacity([], cpus=1, memory=1), most_grace_s=None)
     adopter = Adopter(
         Identity(owner="next", worker="w2", host="h"),
         store=store,
@@ -215,9 +221,17 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
         outage=Outage(threading.Event()),
         containers=SimpleNamespace(runner=Adopting, system=lambda: "it"),  # type: ignore[arg-type]
         attempt_folder=lambda _: pytest.fail("it has a folder"),
-        carries=lambda _: False,
+        attempts=attempts,
         carry_on=carried.append,
     )
+    free: list[int] = []
+    adopt = store.adopt
+
+    def noted(*args: Any, **named: Any) -> tuple[Record | None, str]:
+        free.append(attempts.free_slots)
+        return adopt(*args, **named)
+
+    monkeypatch.setattr(store, "adopt", noted)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -225,3 +239,8 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     monkeypatch.setattr(AttemptFolder, "keep_record", full)
     adopter._adopt_container(folder, [record.owner])
     assert [attempt.record.id for attempt in carried] == [record.id]
+    # No claim may have the slot meanwhile; it is the attempt's until that is concluded.
+    assert (free, attempts.free_slots) == ([1], 1)
+    other = AttemptFolder(tmp_path / f"{record.id}.{record.attempt}.{record.token - 1}")
+    adopter._adopt_container(other, ["somebody"])
+    assert (len(carried), free, attempts.free_slots) == (1, [1, 0], 1), "a refused adoption leaves its slot"
