@@ -70,6 +70,8 @@ class Evidence:
 
     lives: list[Life] = field(default_factory=list)
     redis_away: list[Span] = field(default_factory=list)
+    #: Unix times at which Redis was killed: its last writes, more than a second of them on a slow disk, are lost.
+    redis_kills: list[float] = field(default_factory=list)
     cuts: dict[str, list[Span]] = field(default_factory=dict)
     disk_full: list[Span] = field(default_factory=list)
     #: The container engine was frozen or dead, for everybody; its answers were thrown away, by worker.

@@ -144,7 +144,7 @@ class _Harness:
         findings.violations += check_whole_logs(system.log_url, runs)
         findings.violations += check_served(system.said, journal, runs, damaged, system.database_url)
         told = read_told(system.folder / "told")
-        findings.violations += told_otherwise_of(runs, journal.groups, told, damaged)
+        findings.violations += told_otherwise_of(runs, journal.groups, told, damaged, redis_kills=evidence.redis_kills)
         findings.told, findings.tries, findings.told_s = len({one["id"] for one in told}), len(told), delays(told)
         findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong

@@ -40,14 +40,19 @@ def ends_of(history: Sequence[Transition]) -> list[tuple[str, int]]:
 
 
 def told_otherwise_of(
-    runs: Sequence[RunFacts], groups: Sequence[Group], told: Sequence[Told], left_out: Collection[str] = ()
+    runs: Sequence[RunFacts],
+    groups: Sequence[Group],
+    told: Sequence[Told],
+    left_out: Collection[str] = (),
+    *,
+    redis_kills: Sequence[float] = (),
 ) -> Iterator[str]:
-    """What of the notices is missing, doubled or untrue."""
+    """What of the notices is missing, doubled or untrue. `redis_kills`: Unix times at which Redis was killed."""
     by_id: dict[str, list[Told]] = defaultdict(list)
     for one in told:
         by_id[one["id"]].append(one)
     for notice_id, tries in by_id.items():
-        if len({json.dumps([one["type"], _facts(one)]) for one in tries}) > 1:
+        if len({json.dumps(_facts(one)) for one in tries}) > 1 and not _is_told_anew(tries, redis_kills):
             yield f"notice {notice_id} was told in {len(tries)} tries, and not the same in each"
     known = {run.record.id: run for run in runs}
     ids: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
@@ -77,7 +82,15 @@ def delays(told: Sequence[Told]) -> list[float]:
 def _facts(one: Told) -> list[Any]:
     """What a receiver that keeps ids would keep of a message."""
     data = one["data"]
-    return [data.get(name) for name in ("id", "state", "attempt", "exit_code", "reason", "counts")]
+    return [one["type"], *(data.get(name) for name in ("id", "state", "attempt", "exit_code", "counts", "reason"))]
+
+
+def _is_told_anew(tries: Sequence[Told], redis_kills: Sequence[float]) -> bool:
+    """Whether a killed Redis had forgotten that a run Crashed, and who found it next gave a reason of its own."""
+    times = sorted(one["at"] for one in tries)
+    but_reasons = {json.dumps(_facts(one)[:-1]) for one in tries}
+    is_crash = len(but_reasons) == 1 and tries[0]["type"] == "run.crashed"
+    return is_crash and any(times[0] < killed_at < times[-1] for killed_at in redis_kills)
 
 
 def _of_run(run: RunFacts, told: Counter[tuple[str, int]], heard: Collection[str]) -> Iterator[str]:

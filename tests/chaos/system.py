@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -411,6 +412,8 @@ class System:
     def take_redis_away(self, how: str) -> None:
         self.redis_is_away = True
         self.evidence.redis_away.append(Span(boot_time_s()))
+        if how == "kill":
+            self.evidence.redis_kills.append(time.time())
         if how == "shutdown" and self.redis.process is not None:
             self.redis.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

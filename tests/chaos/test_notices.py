@@ -62,6 +62,19 @@ def test_an_end_that_is_not_told_or_doubled_or_untrue_is_found(notices: list[Any
     assert wrong in found[0] if wrong else found == [], found
 
 
+def test_a_crash_that_a_killed_redis_forgot_may_be_told_again_with_another_reason() -> None:
+    crash = run(steps=(*_STEPS[:5], ("Crashed", 4, 2)))
+    notice_id = f"{_RUN}.2.Crashed.chaos"
+    first, again = told(notice_id, "Crashed"), told(notice_id, "Crashed")
+    first["data"]["reason"], again["data"]["reason"] = "heartbeats stopped", "its worker died"
+    again["at"] += 5
+    between = first["at"] + 2
+    assert list(told_otherwise_of([crash], [], [first, again], redis_kills=[between])) == []
+    assert "not the same in each" in next(told_otherwise_of([crash], [], [first, again], redis_kills=[between + 5]))
+    again["data"]["exit_code"] = 3
+    assert "not the same in each" in next(told_otherwise_of([crash], [], [first, again], redis_kills=[between]))
+
+
 def test_who_did_not_ask_must_not_be_told() -> None:
     assert list(told_otherwise_of([run(notify="")], [], [])) == []
     assert "it asked for no notice" in next(told_otherwise_of([run(notify="")], [], [told()]))

@@ -193,6 +193,16 @@ def test_a_group_is_told_once_when_it_has_ended(store: Store, array: bool) -> No
     assert [notice.id for notice in told(store)] == [f"{group}.{number}.group.ended.ops" for number in (1, 2)]
 
 
+def test_a_group_is_told_again_when_a_crashed_run_of_it_is_finished_after_all(store: Store) -> None:
+    [first, second] = submit_group(store, 2, notify=("ops",))
+    store.finish(claim(store, first), FINISHED)
+    late = claim(store, second)
+    crash(store, late)
+    store.finish(late, FINISHED)
+    ends = [(notice.facts["end"], notice.facts["Crashed"], notice.facts["Finished"]) for notice in told(store)]
+    assert ends == [("Failed", "1", "1"), ("Finished", "0", "2")]
+
+
 def test_the_first_failed_run_of_a_group_is_told_at_once_where_it_is_asked_for(store: Store) -> None:
     ids = submit_group(store, 4, notify=("ops:end+first-failure", "ml:first-failure", "quiet:failed"))
     store.finish(claim(store, ids[0]), FINISHED)

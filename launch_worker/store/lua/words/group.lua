@@ -35,7 +35,8 @@ local function count_in_group(id, from, to)
   local left = redis.pcall('HINCRBY', key, kind_of(from, attempt), -1)
   redis.pcall('HINCRBY', key, kind_of(to, attempt), 1)
   if FINAL[to] then
-    if not FINAL[from] and (type(left) ~= 'number' or left <= 0) then emptied[group] = true end
+    -- Another end too, as of a run that was called Crashed and is Finished after all, is news of an ended group.
+    if FINAL[from] or type(left) ~= 'number' or left <= 0 then emptied[group] = true end
   elseif FINAL[from] and not is_sweep then
     redis.pcall('HDEL', key, 'ended_at')
   end
