@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from launch_worker.errors import DamagedError, InputError
 from launch_worker.model.run_files import KeptFile
-from launch_worker.outputs.manifest import check_together, why_no_path
+from launch_worker.outputs.manifest import Link, check_together, why_no_link, why_no_path
 from launch_worker.untrusted.text import plain_line
 
 #: Content of a file from a byte on.
@@ -31,7 +33,7 @@ _NAMED, _NAME_CHARS = 5, 150
 class Fetched(NamedTuple):
     """What became of some files."""
 
-    #: Files that are in the folder now, and their bytes.
+    #: Files and links that are in the folder now, and the bytes of the files.
     files: int
     bytes: int
     #: Number of those that were there before.
@@ -65,24 +67,29 @@ def fetch(
     for a link in the way. Raises DamagedError for content that is not what was said; LaunchError.
     """
     try:
-        targets = [_Target(file, folder / _checked(file.path)) for file in files]
+        targets = [_Target(file, folder / _checked(file)) for file in files]
         check_together(file.path for file in files)
     except ValueError as error:
         raise DamagedError(f"the list of files is damaged: {error}") from None
     try:
         missing = _missing(targets, folder, read, replace=replace, on_bytes=on_bytes)
         folder.mkdir(parents=True, exist_ok=True)
-        _each(lambda one: _fetch(one, folder, read, on_bytes), missing)
+        _each(lambda one: _fetch(one, folder, read, on_bytes), [one for one in missing if not one.file.link])
+        # At last: nothing is written through a link.
+        for one in missing:
+            if one.file.link:
+                _link(one, folder)
     except OSError as error:
         about = error.filename or folder
         raise InputError(f"{plain_line(str(about))} cannot be written: {error.strerror or error}") from None
-    return Fetched(len(targets), sum(file.size for file in files), len(targets) - len(missing))
+    size = sum(file.size for file in files if not file.link)
+    return Fetched(len(targets), size, len(targets) - len(missing))
 
 
-def _checked(path: str) -> str:
-    if why := why_no_path(path):
-        raise ValueError(f"{path[:100]!r}: {why}")
-    return path
+def _checked(file: KeptFile) -> str:
+    if why := why_no_link(Link(file.path, file.link)) if file.link else why_no_path(file.path):
+        raise ValueError(f"{file.path[:100]!r}: {why}")
+    return file.path
 
 
 def _missing(
@@ -94,7 +101,7 @@ def _missing(
         _check_parents(one.path, folder)
         facts = _facts(one.path)
         if facts is not None and _is_same(one, facts, read):
-            on_bytes(one.file.size)
+            on_bytes(0 if one.file.link else one.file.size)
             continue
         if facts is not None and (stat.S_ISDIR(facts.st_mode) or not replace):
             others.append(plain_line(one.file.path))
@@ -127,6 +134,10 @@ def _facts(path: Path) -> os.stat_result | None:
 
 
 def _is_same(one: _Target, facts: os.stat_result, read: Read) -> bool:
+    if one.file.link and stat.S_ISLNK(facts.st_mode):
+        return os.readlink(one.path) == one.file.link
+    if not one.file.sha256 and one.file.link:
+        return False
     if not stat.S_ISREG(facts.st_mode) or facts.st_size != one.file.size:
         return False
     with one.path.open("rb") as there:
@@ -161,6 +172,21 @@ def _each(work: Callable[[_Target], None], targets: Sequence[_Target]) -> None:
                 done.result()
         finally:
             over.set()
+
+
+def _link(one: _Target, folder: Path) -> None:
+    """Make a link; where the system makes none, a copy of the file that it leads to. Raises OSError."""
+    one.path.parent.mkdir(parents=True, exist_ok=True)
+    _check_parents(one.path, folder)
+    made = one.path.with_name(f".{one.path.name[:_NAME_CHARS]}.{secrets.token_hex(4)}.partial")
+    try:
+        os.symlink(one.file.link, made)
+    except (NotImplementedError, OSError):
+        # Windows lets few people make links.
+        if one.file.leads_to_folder:
+            return
+        shutil.copyfile(one.path.parent / one.file.link, made)
+    os.replace(made, one.path)
 
 
 def _fetch(one: _Target, folder: Path, read: Read, on_bytes: Callable[[int], None]) -> None:

@@ -11,6 +11,7 @@ from launch_worker.api.shown import attempt_of
 from launch_worker.errors import DamagedError, DeletedRunError, InputError, UnknownRunError
 from launch_worker.humane import plural, size
 from launch_worker.model.kept_outputs import KeptOutputs, read_outputs
+from launch_worker.model.links import resolved
 from launch_worker.model.run import Record
 from launch_worker.model.run_files import SAVED, KeptFile, LeftOut, RunFiles, joined, saved_files
 from launch_worker.model.states import RunState
@@ -59,8 +60,8 @@ class RedisFiles(RedisRuns):
         kept = read_outputs(record.outputs)
         number = _ready(kept, attempt)
         outputs = None if number is None else self._outputs(run_id, number, kept[number], [])
-        if outputs is not None and path in outputs.files:
-            return outputs.files[path]
+        if outputs is not None and (found := outputs.stored_at(path)) is not None:
+            return outputs.files[found.path]._replace(path=path)
         return self.files(run_id, attempt).file(run_id, path)
 
     def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
@@ -71,7 +72,7 @@ class RedisFiles(RedisRuns):
             return iter((data[start:end],))
         url = self.settings.output_url
         try:
-            found = _outputs_of(url, run_id, file.attempt or 0).stored.get(file.path) if url else None
+            found = _outputs_of(url, run_id, file.attempt or 0).stored_at(file.path) if url else None
         except FileNotFoundError:
             found = None
         # What was listed may have been deleted since.
@@ -110,6 +111,14 @@ class _Outputs(NamedTuple):
     manifest: Manifest
     stored: dict[str, StoredFile]
     files: dict[str, KeptFile]
+    links: dict[str, str]
+
+    def stored_at(self, path: str) -> StoredFile | None:
+        """The file at a path, which may lead through links; None for none."""
+        try:
+            return self.stored.get(resolved(path, self.links)) if self.links else self.stored.get(path)
+        except ValueError:
+            return None
 
 
 def _ready(kept: Mapping[int, KeptOutputs], attempt: int | None) -> int | None:
@@ -144,7 +153,12 @@ def _outputs_of(url: str, run_id: str, attempt: int) -> _Outputs:
         path: KeptFile(path, file.size, file.mtime_us, attempt=attempt, sha256=file.sha256, mode=file.mode)
         for path, file in stored.items()
     }
-    return _Outputs(manifest, stored, files)
+    found = _Outputs(manifest, stored, files, {link.path: link.target for link in manifest.links})
+    for path, target in found.links.items():
+        file = found.stored_at(path)
+        shown = KeptFile(path, 0, 0, attempt=attempt) if file is None else files[file.path]._replace(path=path)
+        files[path] = shown._replace(link=target)
+    return found
 
 
 def _content(stored: StoredOutputs, file: StoredFile, start: int, end: int | None) -> Iterator[bytes]:

@@ -427,8 +427,10 @@ class RunFile:
         self.attempt = file.attempt
         #: One of output, saved.
         self.kind = file.kind
-        #: Hash of an output's content; '' for a saved file.
+        #: Hash of an output's content; '' for a saved file, and for a link to a folder.
         self.sha256 = file.sha256
+        #: What it leads to, from the folder in which it stands, where it is a symbolic link; '' for a file.
+        self.link = file.link
 
     def __repr__(self) -> str:
         return f"<RunFile {self.path} of run {self._run_id}>"
@@ -451,8 +453,11 @@ class RunFile:
         return self._api.transport.read_file(self._run_id, self._file, start)
 
     def download(self, root: str | os.PathLike[str] = ".", *, replace: bool = False) -> Path:
-        """Have it in the folder `root`, at its path. Returns where it is. Raises as `Files.download`."""
+        """Have it in the folder `root`, at its path; for a link what it leads to. Returns where it is.
+
+        Raises as `Files.download`.
+        """
         from launch_worker.api.downloads import fetch
 
-        fetch([self._file], Path(root), lambda _, start: self.pieces(start), replace=replace)
+        fetch([self._file._replace(link="")], Path(root), lambda _, start: self.pieces(start), replace=replace)
         return Path(root) / self.path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import posixpath
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,10 +13,11 @@ from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, DamagedError, LaunchError
 from launch_worker.model.inputs import INPUTS, WHOLE, Input, parse_input
 from launch_worker.model.kept_outputs import read_outputs
+from launch_worker.model.links import resolved
 from launch_worker.untrusted.text import plain_line
 
 if TYPE_CHECKING:
-    from launch_worker.outputs.manifest import Manifest, StoredFile
+    from launch_worker.outputs.manifest import Link, Manifest, StoredFile
     from launch_worker.outputs.stored import StoredOutputs
 
 T = TypeVar("T")
@@ -42,19 +44,21 @@ def fetch_inputs(attempt: Attempt, context: WorkerContext, patience: Patience) -
 
     stored = StoredOutputs(url)
     files: list[StoredFile] = []
+    links: list[Link] = []
     manifests: dict[str, Manifest] = {}
     for wanted in map(parse_input, attempt.spec.inputs):
         if wanted.run_id not in manifests:
             manifests[wanted.run_id] = _manifest(wanted.run_id, stored, context, patience)
-        files += _placed(wanted, manifests[wanted.run_id])
+        more_files, more_links = _placed(wanted, manifests[wanted.run_id])
+        files, links = files + more_files, links + more_links
     try:
-        check_together(file.path for file in files)
+        check_together([*(file.path for file in files), *(link.path for link in links)])
     except ValueError as error:
         raise CodeError(
             f"the inputs of the run do not go together: {error}; give another DEST to one of them"
         ) from None
     folder = attempt.folder.path / INPUTS
-    _ask(patience, lambda: fetch_folder(stored, files, folder, check=patience.check))
+    _ask(patience, lambda: fetch_folder(stored, files, folder, links=links, check=patience.check))
     return folder
 
 
@@ -79,28 +83,60 @@ def _manifest(run_id: str, stored: StoredOutputs, context: WorkerContext, patien
     return manifest
 
 
-def _placed(wanted: Input, manifest: Manifest) -> Iterable[StoredFile]:
-    """The files that an input means, each with the path below the folder of inputs. Raises CodeError."""
-    found = [_at(wanted, file) for file in manifest.files if wanted.path in (WHOLE, file.path)]
-    if wanted.path != WHOLE:
-        found += [_at(wanted, file) for file in manifest.files if file.path.startswith(f"{wanted.path}/")]
-    if not found:
+def _placed(wanted: Input, manifest: Manifest) -> tuple[list[StoredFile], list[Link]]:
+    """The files and links that an input means, each with the path below the folder of inputs. Raises CodeError.
+
+    A link to a file that is not among them is that file; one to such a folder is left out.
+    """
+    from launch_worker.outputs.manifest import Link, why_no_link
+
+    by_path = {file.path: file for file in manifest.files}
+    targets = {link.path: link.target for link in manifest.links}
+    real = _resolved("" if wanted.path == WHOLE else wanted.path, targets)
+    if real in by_path:
+        # A file, into the folder of inputs itself under its own name.
+        name = wanted.dest if wanted.dest != WHOLE else wanted.path.rpartition("/")[2]
+        return [by_path[real]._replace(path=name)], []
+    above = f"{real}/" if real else ""
+
+    def placed(path: str) -> str:
+        inside = path.removeprefix(above)
+        return inside if wanted.dest == WHOLE else f"{wanted.dest}/{inside}"
+
+    files = [file._replace(path=placed(file.path)) for file in manifest.files if file.path.startswith(above)]
+    if real is None or not files:
         known = ", ".join(plain_line(file.path) for file in manifest.files[:_NAMED]) or "nothing"
         more = f" and {len(manifest.files) - _NAMED:,} more" if len(manifest.files) > _NAMED else ""
         raise CodeError(
             f"run {wanted.run_id} has no output {plain_line(wanted.path)!r}; its attempt {manifest.attempt} left: "
             f"{known}{more}"
         )
-    return found
+    links: list[Link] = []
+    #: Places of files that are not in the folder, by their paths: each comes once, whatever leads to it.
+    places: dict[str, str] = {}
+    for link in manifest.links:
+        leads_to = _resolved(link.path, targets) if link.path.startswith(above) else None
+        if leads_to is None:
+            continue
+        path, place = placed(link.path), placed(leads_to) or "."
+        if not leads_to.startswith(above):
+            if leads_to not in by_path:
+                continue
+            place = places.setdefault(leads_to, path)
+            if place == path:
+                files.append(by_path[leads_to]._replace(path=path))
+                continue
+        moved = Link(path, posixpath.relpath(place, posixpath.dirname(path) or "."))
+        links += () if why_no_link(moved) else (moved,)
+    return files, links
 
 
-def _at(wanted: Input, file: StoredFile) -> StoredFile:
-    if file.path == wanted.path:
-        # A file, into the folder of inputs itself under its own name.
-        name = wanted.dest if wanted.dest != WHOLE else file.path.rpartition("/")[2]
-        return file._replace(path=name)
-    inside = file.path if wanted.path == WHOLE else file.path[len(wanted.path) + 1 :]
-    return file._replace(path=inside if wanted.dest == WHOLE else f"{wanted.dest}/{inside}")
+def _resolved(path: str, targets: Mapping[str, str]) -> str | None:
+    """The path without links; None where that is none."""
+    try:
+        return resolved(path, targets)
+    except ValueError:
+        return None
 
 
 def _ask(patience: Patience, call: Callable[[], T]) -> T:

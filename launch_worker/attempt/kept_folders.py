@@ -12,6 +12,7 @@ from launch_worker.attempt.folder import CHECKPOINT, AttemptFolder
 from launch_worker.attempt.restore import keeper_of
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.model.spec import RunSpec
+from launch_worker.outputs.manifest import Link, why_no_link
 from launch_worker.runners.kept_folder import KeptFolder, Refreshed, all_files
 from launch_worker.runners.talk_folder import tell_job
 from launch_worker.settings import Settings
@@ -36,12 +37,19 @@ def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tu
 
         wanted = wanted_by(spec.outputs)
     target = folder.outputs_of_container(spec.outputs)
-    outputs = KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, settings.output_bytes, settings.output_files, wanted)
+    most = (settings.output_bytes, settings.output_files)
+    outputs = KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, *most, wanted, keeps_link=_keeps_link)
     with contextlib.suppress(FileExistsError):
         folder.make_checkpoint()
     target = folder.path / CHECKPOINT
-    checkpoint = KeptFolder(f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, is_mirror=True)
+    checkpoint = KeptFolder(
+        f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, keeps_link=_keeps_link, is_mirror=True
+    )
     return (outputs, checkpoint)
+
+
+def _keeps_link(path: str, target: str) -> bool:
+    return not why_no_link(Link(path, target))
 
 
 def keeper_of_container(attempt: Attempt, context: WorkerContext) -> Keeper:

@@ -20,13 +20,15 @@ from launch_worker.errors import InputError, LaunchError
 #: Columns of the list, in the order in which they stand, and what each shows of a file.
 _COLUMNS: dict[str, tuple[terminal.Column, Callable[[RunFile], Any]]] = {
     "path": (terminal.Column("PATH", least=16), lambda file: file.path),
-    "size": (terminal.Column("SIZE", right=True), lambda file: humane.size(file.size)),
+    "link": (terminal.Column("LINK TO", 3, least=8), lambda file: file.link or None),
+    "size": (terminal.Column("SIZE", right=True), lambda file: None if file.link else humane.size(file.size)),
     "attempt": (terminal.Column("ATTEMPT", 2, right=True), lambda file: file.attempt),
     "from": (terminal.Column("FROM", 3), lambda file: file.kind),
     "saved": (terminal.Column("SAVED", 1), lambda file: terminal.ago(file.saved_at)),
-    "bytes": (terminal.Column("BYTES", right=True), lambda file: file.size),
+    "bytes": (terminal.Column("BYTES", right=True), lambda file: None if file.link else file.size),
     "sha256": (terminal.Column("SHA256"), lambda file: file.sha256 or None),
 }
+#: Usual ones; "link" is among them where there is one.
 _USUAL = ("path", "size", "attempt", "from", "saved")
 #: Files that are not kept of which the list says why.
 _MOST_LEFT_OUT = 5
@@ -66,7 +68,7 @@ def files_command(
         raise InputError("--json is for the list of files, and has all of it; leave it out, or --get and -o")
     if replace and folder is None:
         raise InputError("--replace is for --get DIR; leave it out, or name a folder")
-    columns = _parse_columns(chosen) if chosen else _USUAL
+    columns = _parse_columns(chosen) if chosen else list(_USUAL)
     api = Api(url)
     run = Run(api, run_id_of(api, run_id, takes_newest=True))
     if folder is not None:
@@ -85,6 +87,8 @@ def files_command(
         for one in files.left_out:
             terminal.echo_json({"path": one.path, "kept": False, "why": one.why})
     elif found:
+        if not chosen and any(file.link for file in found):
+            columns.insert(1, "link")
         titles = [_COLUMNS[name][0] for name in columns]
         rows = [[_COLUMNS[name][1](file) for name in columns] for file in found]
         terminal.table(titles, rows, is_wide=wide)
@@ -125,7 +129,7 @@ def _get(run: Run, paths: tuple[str, ...], folder: Path, *, attempt: int | None,
         if not wanted:
             said = "; ".join(files.notices)
             raise LaunchError(said or f"no files are kept with run {run.id}")
-        total, come = sum(file.size for file in wanted), 0
+        total, come = sum(file.size for file in wanted if not file.link), 0
 
         def on_bytes(count: int) -> None:
             nonlocal come

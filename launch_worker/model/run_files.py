@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from launch_worker.errors import NotFoundError
+from launch_worker.model.links import resolved
 from launch_worker.model.run import Record
 from launch_worker.model.units import isoformat, micros_of
 from launch_worker.untrusted.text import plain_line, read_map
@@ -55,6 +58,14 @@ class KeptFile(NamedTuple):
     sha256: str = ""
     #: Permissions, as of chmod.
     mode: int = 0o644
+    #: What it leads to, from the folder in which it stands, where it is a symbolic link; '' for a file. Size, time and
+    #: hash are those of the file that it leads to; without a hash it leads to a folder.
+    link: str = ""
+
+    @property
+    def leads_to_folder(self) -> bool:
+        """Whether it is a link to a folder, which has no content."""
+        return bool(self.link) and not self.sha256
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -62,11 +73,12 @@ class KeptFile(NamedTuple):
             "name": self.path,
             "path": self.path,
             "size": self.size,
-            "saved_at": isoformat(self.at),
+            "saved_at": isoformat(self.at or None),
             "kind": self.kind,
             "attempt": self.attempt,
             "sha256": self.sha256 or None,
             "mode": self.mode,
+            "link": self.link or None,
         }
 
     @classmethod
@@ -80,6 +92,7 @@ class KeptFile(NamedTuple):
             shown["attempt"],
             str(shown["sha256"] or ""),
             int(shown["mode"]),
+            str(shown.get("link") or ""),
         )
 
 
@@ -107,27 +120,70 @@ class RunFiles:
 
     @property
     def bytes(self) -> int:
-        return sum(file.size for file in self.files)
+        return sum(file.size for file in self.files if not file.link)
 
     def file(self, run_id: str, path: str) -> KeptFile:
         """The file at a path. Raises NotFoundError, which names what there is."""
-        for file in self.files:
-            if file.path == path:
-                return file
-        raise self._nothing(run_id, path)
+        found = self._at(path)
+        if len(found) != 1 or found[0].path != path:
+            raise self._nothing(run_id, path)
+        return found[0]
 
     def below(self, run_id: str, paths: Iterable[str]) -> list[KeptFile]:
-        """The files at these paths and in these folders, in their order; all for no path. Raises NotFoundError."""
+        """The files at these paths and in these folders, in their order; all for no path. Raises NotFoundError.
+
+        What a path leads to through a link comes as a file of that path. So does what a link leads to that is not among
+        them; a link to such a folder is left out.
+        """
         wanted = [path.removeprefix("./").rstrip("/") for path in paths]
         if not wanted or "." in wanted or "" in wanted:
             return list(self.files)
         found: dict[str, KeptFile] = {}
         for path in wanted:
-            those = [file for file in self.files if file.path == path or file.path.startswith(f"{path}/")]
+            those = self._at(path)
             if not those:
                 raise self._nothing(run_id, path)
             found |= {file.path: file for file in those}
-        return list(found.values())
+        return list(self._with_targets(found))
+
+    @cached_property
+    def _links(self) -> dict[str, str]:
+        return {file.path: file.link for file in self.files if file.link}
+
+    def _at(self, path: str) -> list[KeptFile]:
+        """The file at a path, or those in the folder at the path."""
+        those = [file for file in self.files if file.path == path or file.path.startswith(f"{path}/")]
+        if those and not those[0].leads_to_folder:
+            return those
+        real = self._resolved(path)
+        if real is None:
+            return []
+        above = f"{real}/" if real else ""
+        return [
+            file._replace(path=path if file.path == real else f"{path}/{file.path.removeprefix(above)}", link="")
+            for file in self.files
+            if not file.leads_to_folder and (file.path == real or file.path.startswith(above))
+        ]
+
+    def _resolved(self, path: str) -> str | None:
+        """The path without links; None where that is none."""
+        try:
+            return resolved(path, self._links)
+        except ValueError:
+            return None
+
+    def _with_targets(self, found: Mapping[str, KeptFile]) -> Iterator[KeptFile]:
+        """These files; a link that leads to none of them as the file that it leads to."""
+        folders = {folder for path in found for folder in _parents(path)}
+        #: Path of the file that stands for one that is not among them, by the path of that: it comes once.
+        places: dict[str | None, str] = {}
+        for file in found.values():
+            if not file.link or (leads_to := self._resolved(file.path)) in found or leads_to in folders:
+                yield file
+            elif not file.leads_to_folder:
+                place = places.setdefault(leads_to, file.path)
+                link = "" if place == file.path else posixpath.relpath(place, posixpath.dirname(file.path) or ".")
+                yield file._replace(link=link)
 
     def _nothing(self, run_id: str, path: str) -> NotFoundError:
         known = ", ".join(plain_line(file.path) for file in self.files[:_NAMED]) or "none"
@@ -156,6 +212,13 @@ class RunFiles:
             tuple(map(str, shown["notices"])),
             shown["sending"] is True,
         )
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders in which a path is, and the folder of all."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def number_of_files(shown: Mapping[str, Any]) -> int:

@@ -15,12 +15,13 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from launch_worker.errors import DamagedError, InputError, LaunchError
+from launch_worker.model.links import resolved
 from launch_worker.outputs.manifest import (
     MAX_FILES,
     LeftOut,
@@ -48,7 +49,8 @@ _LOOKS = 10
 _RACY_S = 2.0
 
 #: Reasons why something is left out.
-IS_LINK, NO_FILE = "it is a link", "it is no plain file"
+IS_LINK, NO_FILE = "it is an absolute link, or one that leads out of the folder", "it is no plain file"
+_LEADS_NOWHERE = "it is a link to something that is not kept"
 
 T = TypeVar("T", str, StoredFile)
 
@@ -192,17 +194,23 @@ class _Scanner:
     def _link(self, link: Link) -> None:
         if why_no_link(link):
             self._found.leave_out(link.path, IS_LINK)
-        elif self._wanted(link.path):
+        elif self._wanted(link.path) and self._has_room(link.path, self._found.links):
             self._found.links.append(link)
 
     def _keep(self, file: Found) -> None:
-        if len(self._found.files) >= self._files:
-            self._found.leave_out(file.path, f"there are more than {self._files:,} files")
-        elif self._bytes + file.size > self._bounds.max_bytes:
+        if not self._has_room(file.path, self._found.files):
+            return
+        if self._bytes + file.size > self._bounds.max_bytes:
             self._found.leave_out(file.path, f"the files have more than {self._bounds.max_bytes:,} bytes")
         else:
             self._found.files.append(file)
             self._bytes += file.size
+
+    def _has_room(self, path: str, found: Sized) -> bool:
+        if len(found) < self._files:
+            return True
+        self._found.leave_out(path, f"there are more than {self._files:,} files")
+        return False
 
 
 def _why_no_file(mode: int) -> str:
@@ -291,8 +299,6 @@ def store_folder(
         for_each(sending.send, sending.contents(found.files))
     finally:
         os.close(top)
-    for link in found.links:
-        found.leave_out(link.path, IS_LINK)
     files = []
     for file in found.files:
         if file.path in sending.failed:
@@ -301,7 +307,26 @@ def store_folder(
             sha256 = sending.hashed[file.path]
             times = file.mtime_ns // 1000
             files.append(StoredFile(file.path, file.size, sha256, file.mode, times, sending.name(sha256)))
-    return Manifest(run_id, attempt, tuple(files), tuple(found.left_out), found.left_out_count)
+    links = tuple(_leading_somewhere(found, files))
+    return Manifest(run_id, attempt, tuple(files), tuple(found.left_out), found.left_out_count, links)
+
+
+def _leading_somewhere(found: Scan, files: Iterable[StoredFile]) -> Iterator[Link]:
+    """The links that lead to one of the files, or to a folder with such files; others are left out."""
+    there = {file.path for file in files}
+    for path in list(there):
+        while (path := path.rpartition("/")[0]) not in there:
+            there.add(path)
+    targets = {link.path: link.target for link in found.links}
+    for link in found.links:
+        try:
+            leads_somewhere = resolved(link.path, targets) in there
+        except ValueError:
+            leads_somewhere = False
+        if leads_somewhere:
+            yield link
+        else:
+            found.leave_out(link.path, _LEADS_NOWHERE)
 
 
 @dataclass
@@ -434,7 +459,7 @@ def fetch_folder(
 
     Raises InputError, DamagedError, LaunchError, OSError.
     """
-    _check_paths(files)
+    _check_paths(files, links)
     with contextlib.suppress(FileNotFoundError):
         if os.listdir(folder):
             raise InputError(f"{folder} is not empty; name another folder")
@@ -468,12 +493,15 @@ def fetch_file(
         raise
 
 
-def _check_paths(files: Iterable[StoredFile]) -> None:
+def _check_paths(files: Iterable[StoredFile], links: Iterable[Link]) -> None:
     try:
         for file in files:
             if why := why_no_path(file.path):
                 raise ValueError(f"{file.path[:100]!r}: {why}")
-        check_together(file.path for file in files)
+        for link in links:
+            if why := why_no_link(link):
+                raise ValueError(f"{link.path[:100]!r}: {why}")
+        check_together([*(file.path for file in files), *(link.path for link in links)])
     except ValueError as error:
         raise DamagedError(f"the manifest cannot be a folder: {error}") from None
 

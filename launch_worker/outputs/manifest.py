@@ -20,7 +20,7 @@ from launch_worker.untrusted.text import read_json
 
 #: Characters of a manifest at most: a file takes about 300.
 _MAX_CHARS = 256 << 20
-#: Number of files in a manifest at most, whatever a worker allows.
+#: Number of files in a manifest at most, and of links, whatever a worker allows.
 MAX_FILES = 200_000
 #: Bytes of a path at most, and of each of its parts, as Linux has them.
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
@@ -70,7 +70,7 @@ class Manifest:
     #: Files that are not kept, the first of them; and the number of all.
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: int = 0
-    #: Links of a checkpoint; outputs have none.
+    #: Links to something in the folder. Those of outputs lead to a file that is kept, or to a folder with such files.
     links: tuple[Link, ...] = ()
 
     @property
@@ -101,7 +101,7 @@ class Manifest:
         """Read what anybody may have written. Raises ValueError."""
         known = read_json(text, max_chars=_MAX_CHARS)
         try:
-            if len(known["files"]) > MAX_FILES:
+            if len(known["files"]) > MAX_FILES or len(known.get("links", ())) > MAX_FILES:
                 raise ValueError(f"it has more than {MAX_FILES:,} files")
             files = tuple(map(_file, known["files"]))
             links = tuple(map(_link, known.get("links", ())))

@@ -13,6 +13,11 @@ def all_files(path: str) -> bool:
     return True
 
 
+def no_links(path: str, target: str) -> bool:
+    """The answer where no link is kept."""
+    return False
+
+
 class Refreshed(NamedTuple):
     """What is known of a folder whose copy is up to date. Times are nanoseconds since 1970."""
 
@@ -35,6 +40,8 @@ class KeptFolder:
     max_files: int
     #: Whether a file is kept, by its path in the folder.
     wanted: Callable[[str], bool] = all_files
+    #: Whether a symbolic link is kept, by its path in the folder and what it leads to.
+    keeps_link: Callable[[str, str], bool] = no_links
     #: Whether the copy is brought up to date while the container runs; a file that has not changed stays as it is.
     is_mirror: bool = False
 

@@ -1,8 +1,8 @@
 """Copies a folder out of a container, by the engine's archives.
 
 An engine may be on another machine, and the files in a container belong to users that the worker is not. What a job
-made is not trusted: names are checked, bytes and files are counted, and only folders and plain files are copied. So the
-copy has no link that could be followed.
+made is not trusted: names are checked, bytes and files are counted, and only folders, plain files, and links that stay
+in the folder are copied. Links are made at last, so that nothing is written through one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,8 @@ _SLACK_BYTES = 1 << 30
 _LOOKS = 10
 #: Number of files that are named as left out, at most.
 _NAMED = 1000
+#: Bytes of the path of a link on this machine at most: Linux allows 4095, of which the copy in the making has some.
+_MOST_PATH_BYTES = 4000
 _TOO_LONG = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
@@ -53,6 +55,8 @@ class Copied:
 
     #: Facts of each file by its path, which another content would change.
     files: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    #: What each symbolic link leads to, by its path.
+    links: dict[str, str] = field(default_factory=dict)
     #: Time of the newest change of a file or folder, seconds since 1970 by the clock of the engine's machine.
     newest_s: int = 0
     #: Paths that were not copied, the first of them, and why; and the number of all.
@@ -161,6 +165,8 @@ class _Copying:
         for path in self._links:
             # In an archive of its own it is no link.
             self._read(f"{self._kept.inside}/{path}", partial(self._take_link, path))
+        if self._target is not None:
+            make_links(self._target, self._copied.links)
         return self._copied
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -218,8 +224,16 @@ class _Copying:
             data = archive.extractfile(entry)
             assert data is not None
             self._write(entry, data, path)
+        elif not entry.issym():
+            self._copied.leave_out(path, "it is no plain file")
+        elif not self._kept.keeps_link(path, entry.linkname):
+            self._copied.leave_out(path, "it is an absolute link, or one that leads out of the folder")
+        elif len(os.fsencode(f"{self._kept.target}/{path}")) > _MOST_PATH_BYTES:
+            self._copied.leave_out(path, "its name is too long")
+        elif len(self._copied.links) >= self._kept.max_files:
+            self._copied.leave_out(path, f"there are more than {self._kept.max_files:,} links")
         else:
-            self._copied.leave_out(path, "it is a link" if entry.issym() else "it is no plain file")
+            self._copied.links[path] = entry.linkname
 
     def _make_link(self, entry: tarfile.TarInfo, path: str) -> None:
         source = entry.linkname.partition("/")[2]
@@ -263,6 +277,14 @@ class _Copying:
             self._bytes += size
             return True
         return False
+
+
+def make_links(folder: Path, links: Mapping[str, str]) -> None:
+    """Make symbolic links in a folder that has none; what a job has put in a folder's place is gone. Raises OSError."""
+    for path, target in links.items():
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            os.makedirs((folder / path).parent, 0o700, exist_ok=True)
+            os.symlink(target, folder / path)
 
 
 def digest_of(path: Path) -> bytes:

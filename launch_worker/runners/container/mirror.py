@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch_worker.errors import NoContainerError
 from launch_worker.runners.container.engine import Engine
-from launch_worker.runners.container.folders import Copied, UnsettledError, copy_out, digest_of
+from launch_worker.runners.container.folders import Copied, UnsettledError, copy_out, digest_of, make_links
 from launch_worker.runners.container.life import Life
 from launch_worker.runners.kept_folder import KeptFolder, Refreshed
 from launch_worker.untrusted.removal import remove_tree
@@ -80,16 +80,21 @@ def _merge(new: Path, target: Path, copied: Copied) -> None:
     """Make `target` as `new` is. Raises OSError."""
     target.mkdir(mode=0o700, exist_ok=True)
     for path in list(_files(target)):
-        if path not in copied.files:
+        if path not in copied.files or (target / path).is_symlink():
             os.unlink(target / path)
     for path, facts in copied.files.items():
         if not _is_same(target / path, facts):
             _put(new / path, target / path, target)
+    for path in copied.links:
+        if (target / path).is_dir():
+            # It has no files any more.
+            remove_tree(str(target / path))
+    make_links(target, copied.links)
 
 
 def _files(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
+    for parent, folders, names in os.walk(folder):
+        for name in (*names, *(name for name in folders if os.path.islink(f"{parent}/{name}"))):
             yield os.path.relpath(f"{parent}/{name}", folder)
 
 

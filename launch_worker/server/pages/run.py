@@ -410,7 +410,7 @@ def _files(one: One, path: str, attempt: int | None) -> dict[str, Any]:
         found = one.served.files(one.record.id, number)
     except LaunchError as error:
         return values | {"found": None, "problem": str(error)}
-    file = next((file for file in found.files if file.path == path), None)
+    file = next((file for file in found.files if file.path == path and not file.leads_to_folder), None)
     return values | {
         "found": found,
         "shown_files": found.files[:_MOST_FILES],

@@ -45,6 +45,9 @@ class OneFile(BaseModel):
     attempt: int | None = Field(description="Attempt that left it; null for a saved file.")
     sha256: str | None = Field(description="Hash of an output's content.")
     mode: int = Field(description="Permissions, as of chmod.")
+    link: str | None = Field(
+        description="What it leads to, from its own folder, where it is a symbolic link; size and hash are that file's."
+    )
 
 
 class NotKept(BaseModel):
@@ -156,11 +159,16 @@ def _range_of(text: str, size: int) -> tuple[int, int] | None:
 
 def _archive(served: Served, run_id: str, files: Sequence[KeptFile]) -> Iterator[bytes]:
     """The files as a tar archive, piece by piece."""
-    for file in files:
+    # Links are the last ones: nothing is unpacked through them.
+    for file in sorted(files, key=lambda file: bool(file.link)):
         entry = tarfile.TarInfo(f"{run_id}/{file.path}")
-        entry.size, entry.mtime = file.size, file.at // 1_000_000
+        entry.size, entry.mtime = 0 if file.link else file.size, file.at // 1_000_000
         entry.mode = 0o755 if file.mode & 0o100 else 0o644
+        if file.link:
+            entry.type, entry.linkname = tarfile.SYMTYPE, file.link
         yield entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        if file.link:
+            continue
         yield from served.read_file(run_id, file, 0)
         yield b"\0" * (-file.size % _BLOCK)
     yield b"\0" * (2 * _BLOCK)

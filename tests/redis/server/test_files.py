@@ -20,7 +20,7 @@ from launch_worker.cli.main import group
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.outputs.content import store_folder
+from launch_worker.outputs.content import IS_LINK, store_folder
 from launch_worker.outputs.stored import StoredOutputs
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -66,14 +66,18 @@ def through(request: pytest.FixtureRequest, server: TestServer, redis_url: str, 
     made.transport.server.close()  # type: ignore[attr-defined]
 
 
-def leave(store: Store, url: str, run_id: str, attempt: int, files: dict[str, bytes], tmp_path: Path) -> None:
-    """Have an attempt's outputs kept, as a worker does."""
+def leave(
+    store: Store, url: str, run_id: str, attempt: int, files: dict[str, bytes], tmp_path: Path, **links: str
+) -> None:
+    """Have an attempt's outputs kept, as a worker does. A link goes into each folder."""
     folder = tmp_path / f"left-{attempt}"
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
         (folder / path).chmod(0o755 if path == "tool" else 0o644)
     (folder / "link").symlink_to("/etc/passwd")
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
     stored = StoredOutputs(url)
     manifest = store_folder(folder, stored, run_id=run_id, attempt=attempt)
     stored.put_manifest(manifest)
@@ -107,7 +111,9 @@ def test_outputs_and_saved_files_are_one_list(through: Api, run: str) -> None:
         ("tool", 10, 1, "output"),
     ]
     assert (files.attempt, files.left_out_count) == (1, 1)
-    assert [(one.path, one.why) for one in files.left_out] == [("link", "it is a link")]
+    assert [(one.path, one.why) for one in files.left_out] == [
+        ("link", "it is an absolute link, or one that leads out of the folder")
+    ]
     assert through.shown(run)["outputs"]["1"]["files"] == 4
     assert files.file("build.log").read() == b"built"
     assert files.file("best/model.pt").read() == FILES["best/model.pt"]
@@ -134,6 +140,50 @@ def test_files_are_fetched_into_a_folder(through: Api, run: str, tmp_path: Path)
 
 def files_bytes() -> int:
     return sum(map(len, FILES.values()))
+
+
+def test_links_are_read_through_and_made_where_they_lead_to_something(
+    through: Api, store: Store, url: str, tmp_path: Path, client: httpx.Client, call: Callable[..., Said]
+) -> None:
+    run_id = claim(store, create(store)).id
+    contents = {"step-3/model.pt": b"three", "step-3/opt": b"o", "notes": b"n"}
+    leave(store, url, run_id, 1, contents, tmp_path, last="step-3", best="last/model.pt")
+    files = through.run(run_id).files()
+    assert [(file.path, file.link, file.size) for file in files] == [
+        ("best", "last/model.pt", 5),
+        ("last", "step-3", 0),
+        ("notes", "", 1),
+        ("step-3/model.pt", "", 5),
+        ("step-3/opt", "", 1),
+    ]
+    assert (files.file("best").read(), files.file("last/model.pt").read()) == (b"three", b"three")
+    with pytest.raises(InputError, match="has no file 'last'"):
+        files.file("last")
+
+    def fetched(*paths: str) -> dict[str, str]:
+        folder = tmp_path / ",".join(("got", *paths)).replace("/", "-")
+        files.download(folder, *paths)
+        files.download(folder, *paths)
+        found = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+        return {
+            str(path.relative_to(folder)): f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()
+            for path in found
+        }
+
+    plain = {path: data.decode() for path, data in contents.items()}
+    assert fetched() == plain | {"best": "-> last/model.pt", "last": "-> step-3"}
+    assert fetched("best") == {"best": "three"}
+    assert fetched("last") == {"last/model.pt": "three", "last/opt": "o"}
+    assert fetched("last/opt") == {"last/opt": "o"}
+    assert fetched("best", "step-3/model.pt") == {"best": "-> last/model.pt", "step-3/model.pt": "three"}
+    assert call("files", run_id, "best")[1] == "three"
+    assert call("files", run_id)[1].splitlines()[1].split()[:3] == ["best", "last/model.pt", "-"]
+    data = client.get(f"/api/v1/runs/{run_id}/files.tar").content
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        links = [(one.name, one.linkname) for one in archive][-2:]
+    assert links == [(f"{run_id}/best", "last/model.pt"), (f"{run_id}/last", "step-3")]
+    page = client.get(f"/runs/{run_id}/files", headers={"Accept": "text/html"}).text
+    assert ("→ last/model.pt" in page, "/files/last?" in page) == (True, False)
 
 
 def test_the_latest_attempt_that_left_something_is_meant(
@@ -245,7 +295,7 @@ def test_the_page_shows_a_look_at_texts_and_pictures(client: httpx.Client, run: 
     assert "<script>alert" not in page("notes.html")
     assert f'src="/api/v1/runs/{run}/files/plot.png?attempt=1&amp;view=true"' in page("plot.png")
     assert "It is no text" in page("best/model.pt")
-    assert "it is a link" in page("")
+    assert IS_LINK in page("")
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -271,12 +321,12 @@ def call(through: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
 def test_the_command_lists_prints_and_fetches(call: Callable[..., Said], run: str, tmp_path: Path) -> None:
     code, out, err = call("files", run)
-    assert (code, "best/model.pt" in out, "not kept: link: it is a link" in err) == (0, True, True)
+    assert (code, "best/model.pt" in out, f"not kept: link: {IS_LINK}" in err) == (0, True, True)
     assert call("files", run, "-o", "path,bytes")[1].splitlines()[1].split() == ["best/model.pt", "1280000"]
     assert call("files", run, "notes.html") == (0, EVIL.decode(), "")
     listed = [json.loads(line) for line in call("files", run, "--json")[1].splitlines()]
     assert listed[0]["sha256"] == hashlib.sha256(FILES["best/model.pt"]).hexdigest()
-    assert listed[-1] == {"path": "link", "kept": False, "why": "it is a link"}
+    assert listed[-1] == {"path": "link", "kept": False, "why": IS_LINK}
     code, out, err = call("files", run, "--get", str(tmp_path / "got"))
     assert (code, out, "5 files (" in err) == (0, "", True)
     assert "5 of them before" in call("files", run, "--get", str(tmp_path / "got"))[2]

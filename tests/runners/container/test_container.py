@@ -650,13 +650,43 @@ def test_what_is_no_plain_file_or_too_much_is_left_out_and_named(bench: Bench) -
     said = json.loads(kept.left_out.read_text())
     assert dict(said["paths"]) == {
         "bigger": "the files have more than 1,048,576 bytes",
-        "link": "it is a link",
+        "link": "it is an absolute link, or one that leads out of the folder",
         "pipe": "it is no plain file",
-        "root": "it is a link",
+        "root": "it is an absolute link, or one that leads out of the folder",
         "same": "the files have more than 1,048,576 bytes",
         "x": "there is too much, and the rest was not looked at",
     }
     assert said["count"] == 6
+
+
+def test_links_that_stay_in_the_folder_are_in_the_copy_and_in_that_of_a_running_container(bench: Bench) -> None:
+    kept = bench.outputs(keeps_link=lambda path, target: not target.startswith("/"))
+    job = """
+        cd /launch/outputs; mkdir a; echo x >a/x; ln -s a last; ln -s last/x best; ln -s /etc out; echo ready
+        while [ ! -e /tmp/2 ]; do sleep 0.05; done
+        rm last best; mkdir last; echo y >last/y; rm -r a; ln -s last a; echo done; while :; do sleep 1; done
+    """
+    handle = bench.shell(job, keeps=(kept,))
+    wait_until(lambda: "ready" in bench.output())
+
+    def found() -> dict[str, str]:
+        mirror.refresh(bench.runner.engine, handle.container, kept, at_rest=False)
+        paths = [path for path in kept.target.rglob("*") if path.is_symlink() or path.is_file()]
+        return {
+            str(path.relative_to(kept.target)): os.readlink(path) if path.is_symlink() else path.read_text()
+            for path in paths
+        }
+
+    first = {"a/x": "x\n", "last": "a", "best": "last/x"}
+    assert found() == first
+    assert found() == first
+    made = bench.engine.api.exec_create(handle.container, ["touch", "/tmp/2"])
+    bench.engine.api.exec_start(made["Id"])
+    wait_until(lambda: "done" in bench.output())
+    assert found() == {"last/y": "y\n", "a": "last"}
+    handle.stop(grace_s=0)
+    end_of(handle)
+    assert json.loads(kept.left_out.read_text())["count"] == 1
 
 
 def test_a_hard_link_to_a_file_that_is_not_wanted_is_copied_itself(bench: Bench) -> None:

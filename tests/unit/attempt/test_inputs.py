@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,11 +35,15 @@ class Runs:
     def peek(self, run_id: str) -> Record | None:
         return self.records.get(run_id)
 
-    def leave(self, run_id: str, files: dict[str, bytes], attempt: int = 1) -> None:
+    def leave(
+        self, run_id: str, files: dict[str, bytes], attempt: int = 1, links: Mapping[str, str] | None = None
+    ) -> None:
         left = self.folder / f"{run_id}.{attempt}"
         for path, data in files.items():
             (left / path).parent.mkdir(parents=True, exist_ok=True)
             (left / path).write_bytes(data)
+        for path, target in (links or {}).items():
+            (left / path).symlink_to(target)
         stored = StoredOutputs(self.url)
         stored.put_manifest(store_folder(left, stored, run_id=run_id, attempt=attempt))
         self.tell(run_id, {str(attempt): {"files": len(files), "bytes": 1, "at": 1, "left_out": 0}})
@@ -77,6 +83,36 @@ def runs(tmp_path: Path) -> Runs:
 )
 def test_a_file_a_folder_or_all_is_where_it_was_asked_for(runs: Runs, text: str, found: dict[str, bytes]) -> None:
     assert runs.fetch([f"{TRAIN}:{text}"]) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "links"),
+    [
+        (".", FILES, {"here": "best/model.pt", "last": "best"}),
+        ("last:now", {"now/model.pt": b"weights", "now/deep/x": b"x"}, {}),
+        ("last/model.pt", {"last/model.pt": b"weights"}, {}),
+        ("here:a/b", {"a/b": b"weights"}, {}),
+    ],
+)
+def test_an_input_leads_through_links(
+    runs: Runs, text: str, found: dict[str, bytes], links: dict[str, str], tmp_path: Path
+) -> None:
+    runs.leave(OTHER, FILES, links={"last": "best", "here": "last/model.pt"})
+    there = runs.fetch([f"{OTHER}:{text}"])
+    for path, target in links.items():
+        assert os.path.realpath(tmp_path / "attempt/inputs" / path) == str(tmp_path / "attempt/inputs" / target)
+        there.pop(path, None)
+    assert there == found
+
+
+def test_a_link_to_a_file_elsewhere_comes_as_that_file_and_once(runs: Runs, tmp_path: Path) -> None:
+    files = {"big/file": b"large", "many/x": b"x"}
+    links = {f"many/{number}": "../big/file" for number in range(3)}
+    runs.leave(OTHER, files, links=links | {"many/no": "../big"})
+    assert runs.fetch([f"{OTHER}:many:data"]) == {"data/x": b"x"} | {f"data/{n}": b"large" for n in range(3)}
+    inputs = tmp_path / "attempt/inputs/data"
+    assert [os.readlink(inputs / name) for name in ("1", "2")] == ["0", "0"]
+    assert not (inputs / "0").is_symlink()
 
 
 def test_inputs_of_several_runs_are_in_one_folder(runs: Runs) -> None:

@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 
 from launch_worker.errors import DamagedError, InputError, LaunchError
 from launch_worker.outputs import content
-from launch_worker.outputs.content import Bounds, ChangedError, Found, Hashes, fetch_file, fetch_folder, store_folder
-from launch_worker.outputs.manifest import LeftOut, Manifest
+from launch_worker.outputs.content import (
+    IS_LINK,
+    Bounds,
+    ChangedError,
+    Found,
+    Hashes,
+    fetch_file,
+    fetch_folder,
+    store_folder,
+)
+from launch_worker.outputs.manifest import LeftOut, Link, Manifest
 from launch_worker.outputs.stored import StoredOutputs
 
 RUN = "01hq2mzk8q00000"
@@ -107,20 +116,50 @@ def test_what_is_no_plain_file_is_left_out_and_named(folder: Path, stored: Store
     write(folder, good=b"1")
     (folder / "link").symlink_to(secret / "key")
     (folder / "folder").symlink_to(secret)
-    (folder / "within").symlink_to("good")
+    (folder / "absolute").symlink_to(folder / "good")
+    (folder / "nowhere").symlink_to("pipe")
+    (folder / "circle").symlink_to("circle")
     os.mkfifo(folder / "pipe")
     os.mkdir(os.fsencode(folder) + b"/\xff")
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff")) / "x").touch()
     manifest = store(folder, stored)
     assert paths(manifest) == ["good"]
     assert manifest.left_out == (
-        LeftOut("folder", "it is a link"),
-        LeftOut("link", "it is a link"),
+        LeftOut("absolute", IS_LINK),
+        LeftOut("folder", IS_LINK),
+        LeftOut("link", IS_LINK),
         LeftOut("pipe", "it is no plain file"),
         LeftOut("\\udcff/x", "its name is no UTF-8"),
-        LeftOut("within", "it is a link"),
+        LeftOut("circle", "it is a link to something that is not kept"),
+        LeftOut("nowhere", "it is a link to something that is not kept"),
     )
     Manifest.from_json(manifest.to_json())
+
+
+def test_links_to_something_that_is_kept_come_back(folder: Path, stored: StoredOutputs, tmp_path: Path) -> None:
+    (folder / "step-3").mkdir()
+    write(folder / "step-3", **{"model.pt": b"3"})
+    (folder / "last").symlink_to("step-3")
+    (folder / "step-3/top").symlink_to("..")
+    (folder / "best.pt").symlink_to("last/model.pt")
+    manifest = store(folder, stored)
+    assert (paths(manifest), manifest.left_out_count) == (["step-3/model.pt"], 0)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    fetch_folder(stored, manifest.files, tmp_path / "back", links=manifest.links)
+    assert {path: os.readlink(tmp_path / "back" / path) for path in ("last", "step-3/top", "best.pt")} == {
+        "last": "step-3",
+        "step-3/top": "..",
+        "best.pt": "last/model.pt",
+    }
+    assert (tmp_path / "back/best.pt").read_bytes() == b"3"
+    chosen = store(folder, stored, wanted=lambda path: path != "step-3/model.pt")
+    assert (paths(chosen), chosen.links, chosen.left_out_count) == ([], (), 3)
+    some = store(folder, stored, bounds=Bounds(max_files=1))
+    assert (len(some.files), some.links, some.left_out_count) == (1, (), 3)
+    for target in ("../outside", "/etc", "a/../../outside"):
+        with pytest.raises(DamagedError):
+            fetch_folder(stored, manifest.files, tmp_path / "no", links=[Link("evil", target)])
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_folder_that_is_a_link_is_not_stored(folder: Path, stored: StoredOutputs, tmp_path: Path) -> None:
