@@ -150,6 +150,7 @@ class Running:
         self.url = self._server.url
         self.redis: Any = redis.Redis.from_url(self.url)
         self.env = clean_env(dict.fromkeys(("BENCH_REDIS_URL", "LAUNCH_REDIS_URL", "RQ_REDIS_URL"), self.url))
+        self.env["LAUNCH_ALLOW_ROOT"] = "1"
         self.env |= env or {}
         self.env |= {"LAUNCH_WORK_DIR": str(self.folder / "work"), "PATH": f"{system.bin}:{os.environ['PATH']}"}
         self.env["PYTHONPATH"] = str(HERE.parent)

@@ -75,6 +75,8 @@ class Settings:
     job_redis_url: str = ""
     #: Patterns of the worker's variables that a job may ask for; () for all but the worker's own.
     env_from_allow: tuple[str, ...] = ()
+    #: Whether a worker that is root may start jobs as root.
+    allow_root: bool = False
     #: Whether workers and beat may use a Redis that strangers may be able to write to.
     is_insecure: bool = False
     #: URL of the archive's database; '' for a SQLite file in the work folder.
@@ -325,6 +327,7 @@ class Settings:
             mail_from=env.get("LAUNCH_MAIL_FROM", ""),
             registry_auth=_file(env.get("LAUNCH_REGISTRY_AUTH")),
             takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
+            allow_root=_switch("LAUNCH_ALLOW_ROOT", env.get("LAUNCH_ALLOW_ROOT") or "0"),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 

@@ -1,4 +1,4 @@
-"""Keeps a worker from the queues whose processes its machine cannot confine as they ask, and says why."""
+"""Keeps a worker from queues whose processes it must not start: it cannot confine them as they ask, or it is root."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.agent")
 
+#: Why a worker that is root leaves a queue alone.
+ROOT = (
+    "this worker is root, and so would be its jobs: start it as a user of its own, give the queue an account (--run-as "
+    "USER), or set LAUNCH_ALLOW_ROOT=1 where the worker is started"
+)
+
 
 class Enforcement:
     """Which queues a worker leaves alone for what they ask of it. Thread-safe.
@@ -22,9 +28,10 @@ class Enforcement:
     and its news: so it is asked once more for each run, by what the claim has brought.
     """
 
-    def __init__(self, *, store: Store, layers: Layers, wake: Callable[[], None]) -> None:
-        """`wake` has the next heartbeat, which looks, at once."""
+    def __init__(self, *, store: Store, layers: Layers, wake: Callable[[], None], starts_root: bool) -> None:
+        """`wake` has the next heartbeat, which looks, at once; `starts_root`: a process may be root."""
         self._store = store
+        self._starts_root = starts_root
         self._layers = layers
         self._wake = wake
         #: Reason for each queue that is left alone, by its name.
@@ -51,7 +58,7 @@ class Enforcement:
         before, now = self.refused, {}
         for queue, config in configs.items():
             demands = _demands(config)
-            why = self._why_not(demands) if demands else ""
+            why = self._why_not(demands) if demands is not None else ""
             if why:
                 now[queue] = why
         for queue, why in now.items():
@@ -76,14 +83,20 @@ class Enforcement:
         return self._layers.describe()
 
     def _why_not(self, demands: Demands) -> str:
-        why = self._layers.why_not(demands)
+        if not (self._starts_root or demands.run_as):
+            return ROOT
+        why = self._layers.why_not(demands) if demands else ""
         return f"it asks for {demands}, and {why}" if why else ""
 
 
 @lru_cache(maxsize=256)
 def _demands(config: str) -> Demands | None:
-    """What a configuration asks for. One that is damaged asks for nothing: its runs fail, whoever claims them."""
+    """What a configuration asks for its processes; None for a queue that has none, or that is damaged.
+
+    The runs of a damaged one fail, whoever claims them.
+    """
     try:
-        return QueueConfig.from_json(config).demands
+        queue = QueueConfig.from_json(config)
     except InputError:
         return None
+    return None if queue.resource == "container" else queue.demands

@@ -189,7 +189,12 @@ def _share(
         outage=outage,
         guards=Guards(),
         intake=intake,
-        enforcement=Enforcement(store=api.store, layers=Layers(), wake=wake.set),
+        enforcement=Enforcement(
+            store=api.store,
+            layers=Layers(),
+            wake=wake.set,
+            starts_root=os.geteuid() != 0 or settings.allow_root,
+        ),
         vitals=Vitals(
             heartbeat_s=settings.heartbeat_s,
             file=settings.health_file,

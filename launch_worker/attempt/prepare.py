@@ -68,7 +68,7 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
             "the run asks for its outputs to be kept (--output), and its worker keeps none; set LAUNCH_OUTPUT_URL "
             "where the worker is started"
         )
-    if plan is None and config.demands and (why := context.why_unenforced(attempt.record.queue, config.demands)):
+    if plan is None and (why := context.why_unenforced(attempt.record.queue, config.demands)):
         # The queue was configured while this run was claimed: what its worker now leaves alone it may have taken.
         raise UnenforcedError(f"queue {attempt.record.queue} is not served by this worker: {why}")
     folder = attempt.folder

@@ -180,6 +180,8 @@ class Stack:
         """Start a program of Python."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY_", "FLOWER_"))}
         env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._work_folder)}
+        # Its jobs are of the person who started it, whoever that is.
+        env["LAUNCH_ALLOW_ROOT"] = "1"
         env["LAUNCH_DATABASE_URL"] = env.get("LAUNCH_DATABASE_URL") or archive_url_of(self._folder)
         env["LAUNCH_LOG_URL"] = env.get("LAUNCH_LOG_URL") or log_url_of(self._folder)
         env["LAUNCH_OUTPUT_URL"] = env.get("LAUNCH_OUTPUT_URL") or output_url_of(self._folder)

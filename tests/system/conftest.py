@@ -63,6 +63,7 @@ class Cluster:
         self.folder = folder
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "CELERY_"))}
         self.env |= TIMES | {"LAUNCH_REDIS_URL": redis_url, "LAUNCH_WORK_DIR": str(folder / "work")}
+        self.env["LAUNCH_ALLOW_ROOT"] = "1"
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         #: Variables of commands and no worker: a server's address, in place of Redis'.
         self.door: dict[str, str] = {}

@@ -86,7 +86,11 @@ class Watched(LaunchAgent):
 
 
 def api_of(url: str, folder: Path) -> Api:
-    return Api(settings=Settings.from_env(TIMES | {"LAUNCH_WORK_DIR": str(folder / "work")}, redis_url=url))
+    return Api(
+        settings=Settings.from_env(
+            TIMES | {"LAUNCH_WORK_DIR": str(folder / "work"), "LAUNCH_ALLOW_ROOT": "1"}, redis_url=url
+        )
+    )
 
 
 @pytest.fixture

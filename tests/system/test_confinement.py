@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from launch_worker.api.client import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
@@ -39,4 +43,22 @@ def test_a_worker_that_cannot_confine_as_a_queue_asks_takes_nothing_of_it_and_sa
     assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
     assert run.refresh().state is RunState.PENDING
     cluster.api.set_queue("guarded", run_as=None)
+    assert run.wait(30) is RunState.FINISHED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a worker of root is meant")
+def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster: Cluster) -> None:
+    cluster.api.create_queue("boxes", resource="container")
+    worker = cluster.worker("default,boxes", wait=False, env={"LAUNCH_ALLOW_ROOT": "0"})
+    run = submit(["true"], api=cluster.api)
+    wait_until(lambda: "queue.refused queue=default" in worker.log)
+    said = wait_until(lambda: next((one for one in cluster.api.workers() if one.description.get("refused")), None))
+    assert said.queues == ("boxes",)
+    for command in (("explain", run.id), ("workers",), ("doctor",)):
+        result = cluster.run("launch-worker", *command)
+        assert "this worker is root, and so would be its jobs: start it as a user of its own" in " ".join(
+            result.out.split()
+        )
+    assert run.refresh().state is RunState.PENDING
+    cluster.worker()
     assert run.wait(30) is RunState.FINISHED

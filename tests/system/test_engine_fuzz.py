@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         self._patch.setenv("DOCKER_HOST", self.engine.url)
         self.folder = Path(tempfile.mkdtemp(prefix="launch-fuzz-"))
         env = {"LAUNCH_HEARTBEAT_S": "0.3", "LAUNCH_LEASE_S": "4", "LAUNCH_PASS_S": "0.3"}
-        env |= {"LAUNCH_WORK_DIR": str(self.folder), "LAUNCH_REDIS_URL": self.redis_url}
+        env |= {"LAUNCH_WORK_DIR": str(self.folder), "LAUNCH_REDIS_URL": self.redis_url, "LAUNCH_ALLOW_ROOT": "1"}
         self.api = Api(settings=Settings.from_env(env))
         self.runs: list[Run] = []
         self.worker = Worker(self.api, "w1")

@@ -123,7 +123,8 @@ def counter(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter:
 def agent(api: Api, tmp_path: Path) -> Iterator[LaunchAgent]:
     """A worker's agent whose heartbeats do not come between."""
     settings = Settings.from_env(
-        {"LAUNCH_WORK_DIR": str(tmp_path), "LAUNCH_HEARTBEAT_S": "1h", "LAUNCH_LEASE_S": "3h", "LAUNCH_PASS_S": "1h"},
+        {"LAUNCH_WORK_DIR": str(tmp_path), "LAUNCH_HEARTBEAT_S": "1h", "LAUNCH_LEASE_S": "3h", "LAUNCH_PASS_S": "1h"}
+        | {"LAUNCH_ALLOW_ROOT": "1"},
         redis_url=api.settings.redis_url,
     )
     made = LaunchAgent(Api(settings=settings), {"queues": ["default"], "max_jobs": 2})

@@ -258,7 +258,9 @@ def agent(api: Api, tmp_path: Path) -> Iterator[LaunchAgent]:
     work_dir = tmp_path / "a" / "b" / "work"
     work_dir.mkdir(parents=True)
     quiet = {"LAUNCH_HEARTBEAT_S": "1h", "LAUNCH_LEASE_S": "3h", "LAUNCH_PASS_S": "1h"}
-    config = Settings.from_env({"LAUNCH_WORK_DIR": str(work_dir), **quiet}, redis_url=api.settings.redis_url)
+    config = Settings.from_env(
+        {"LAUNCH_WORK_DIR": str(work_dir), "LAUNCH_ALLOW_ROOT": "1", **quiet}, redis_url=api.settings.redis_url
+    )
     made = LaunchAgent(Api(settings=config), {"queues": ["default"], "max_jobs": 2, "gpus": "0,1"})
     made.start()
     wait_until(lambda: len(api.store.workers()) == 1)
