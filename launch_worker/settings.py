@@ -77,7 +77,7 @@ class Settings:
     env_from_allow: tuple[str, ...] = ()
     #: Whether a worker that is root may start jobs as root.
     allow_root: bool = False
-    #: Whether workers and beat may use a Redis that strangers may be able to write to.
+    #: Whether workers, beat, server and archive may use a Redis that strangers may be able to write to.
     is_insecure: bool = False
     #: URL of the archive's database; '' for a SQLite file in the work folder.
     database_url: str = ""

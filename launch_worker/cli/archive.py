@@ -22,6 +22,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us, isoformat, parse_duration, parse_time
 from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
+from launch_worker.store.redis.safety import check_safe
 from launch_worker.store.store import Store
 from launch_worker.submission.sent import me
 from launch_worker.untrusted.log_line import OneLine
@@ -59,6 +60,7 @@ def run_command(url: str | None) -> None:
     # Alembic and others say little that a person needs.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = Settings.from_env(redis_url=url)
+    check_safe(settings)
     database = open_database(settings, create=True, writes_archive=True)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive

@@ -13,6 +13,7 @@ from launch_worker import terminal
 from launch_worker.errors import SettingsError
 from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
+from launch_worker.store.redis.safety import check_safe
 from launch_worker.untrusted.log_line import OneLine
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -40,6 +41,7 @@ def server_command(url: str | None, address: str | None, no_celery: bool) -> Non
     logging.basicConfig(level=logging.WARNING, format=_FORMAT, handlers=[handler])
     logging.getLogger("launch_worker").setLevel(logging.INFO)
     settings = Settings.from_env(redis_url=url)
+    check_safe(settings)
     try:
         from launch_worker.server.address import Address
         from launch_worker.server.serve import serve

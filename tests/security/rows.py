@@ -57,7 +57,8 @@ OPTIONS = "unit/model/test_container_options.py::"
 ARCHIVE = "unit/code/test_archive.py::"
 GIT = "code/test_git.py::"
 TERMINAL = "system/test_terminal.py::"
-DATABASES = "Each user of Redis may read and write the other databases of its server"
+SITE = "security/test_lending.py::"
+ENVIRONMENT = "unit/attempt/test_environment.py::"
 PRODUCERS = "Who may write runs to Redis may write anybody's"
 
 ROWS: dict[str, Row] = {
@@ -65,9 +66,7 @@ ROWS: dict[str, Row] = {
     "A1": Row(
         "a Redis without a password on an address that is not loopback",
         REFUSED,
-        (
-            "system/test_doctor.py::test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_starts_on_it",
-        ),
+        ("system/test_doctor.py::test_a_redis_that_strangers_can_write_to_is_an_error_and_no_part_starts_on_it",),
     ),
     "A2": Row(
         "no login, on the shipped users",
@@ -84,7 +83,11 @@ ROWS: dict[str, Row] = {
         REFUSED,
         ("redis/store/test_causes.py::test_the_cause_and_what_to_do_are_said",),
     ),
-    "A5": Row("a URL that switches the check of certificates off", OPEN),
+    "A5": Row(
+        "a URL that switches the check of certificates off",
+        REFUSED,
+        ("unit/test_redis_url.py::test_a_certificate_that_nobody_looks_at_is_no_way_to_a_redis_elsewhere",),
+    ),
     "A6": Row("paths, methods, sizes and bytes at the port of the probes", OPEN),
     "A7": Row("hundreds of half-sent requests at the port of the probes", OPEN),
     "A8": Row(
@@ -202,11 +205,20 @@ ROWS: dict[str, Row] = {
     "C21": Row("a script that takes all memory", REFUSED, (DENIED,)),
     "C23": Row("a queue's name of a megabyte with escapes", OPEN),
     "C24": _not_held("keys without an end", PRODUCERS, TRUSTED, SHIPPED),
-    "C25": _not_held("another database of the same server", DATABASES, DENIED),
+    "C25": Row("another database of the same server", REFUSED, (DENIED,)),
     "C26": Row("administration of Redis, settings of queues, orders to workers", REFUSED, (DENIED,)),
     "C27": Row("20,000 runs of one person before another's", OPEN),
-    "C28": Row("the worker's login by --env-from", OPEN),
-    "C29": Row("any variable of the worker by --env-from", OPEN),
+    "C28": Row("the worker's login by --env-from", REFUSED, (SITE + "test_a_job_gets_no_login_of_its_worker",)),
+    "C29": Row(
+        "any variable of the worker by --env-from",
+        REFUSED,
+        (
+            SITE + "test_a_job_gets_no_login_of_its_worker",
+            ENVIRONMENT + "test_the_workers_own_logins_are_not_lent_but_where_its_admin_names_them",
+            ENVIRONMENT + "test_a_worker_lends_what_its_admin_names",
+            "unit/queues/test_queue.py::test_a_queue_says_which_variables_of_the_worker_its_runs_may_ask_for",
+        ),
+    ),
     "C30": Row(
         "thousands of schedules and keys due at once",
         HARMLESS,
@@ -335,7 +347,7 @@ ROWS: dict[str, Row] = {
         "images named as options", REFUSED, (OPTIONS + "test_bad_image_names_are_refused_before_anything_is_written",)
     ),
     "E6": Row("images beside those that a queue allows", REFUSED, (OPTIONS + "test_a_queue_may_bound_the_images",)),
-    "E7": Row("another service's volume", OPEN),
+    "E7": Row("another service's volume", REFUSED, (OPTIONS + "test_a_queue_may_bound_the_volumes",)),
     "E8": Row(
         "links, pipes and sizes in the folder by which a container talks",
         HARMLESS,
@@ -347,7 +359,11 @@ ROWS: dict[str, Row] = {
         ("system/test_containers.py::test_secrets_are_on_no_command_line_and_in_no_other_runs_container",),
     ),
     "E10": Row("a foreign container with the labels of a running attempt", OPEN),
-    "E11": Row("no limit of processes and memory", OPEN),
+    "E11": Row(
+        "no limit of processes and memory",
+        REFUSED,
+        (OPTIONS + "test_a_container_has_a_bounded_number_of_processes_and_a_bounded_memory",),
+    ),
     "E12": Row(
         "hundreds of megabytes of output of a container",
         HARMLESS,
@@ -374,10 +390,14 @@ ROWS: dict[str, Row] = {
                 "F16",
                 "F17",
                 "F18",
-                "F19",
             ),
         )
     },
+    "F19": Row(
+        "a worker that root has started",
+        REFUSED,
+        ("system/test_confinement.py::test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so",),
+    ),
     # -- G: another account of the machine
     "G1": Row("another account at the work folder and the guard's socket", OPEN),
     "G2": Row(

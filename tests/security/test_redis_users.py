@@ -52,9 +52,7 @@ REFUSED: dict[str, tuple[str, list[tuple[str, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=not_held("C25") if row.startswith("C25") else ()) for row in REFUSED]
-)
+@pytest.mark.parametrize("row", REFUSED)
 def test_what_a_user_of_redis_may_not_do_is_refused(site: Site, row: str) -> None:
     user, commands = REFUSED[row]
     client = site.redis.client(user)

@@ -212,7 +212,7 @@ def open_server(tmp_path: Path) -> Iterator[int]:
     process.wait()
 
 
-def test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_starts_on_it(
+def test_a_redis_that_strangers_can_write_to_is_an_error_and_no_part_starts_on_it(
     cluster: Cluster, open_server: int
 ) -> None:
     address = own_address()
@@ -223,6 +223,8 @@ def test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_s
         ("celery", "-A", "launch_worker", "worker", "-Q", "default"),
         ("celery", "-A", "launch_worker", "beat"),
         ("launch-worker", "start", "-q", "default"),
+        ("launch-worker", "server"),
+        ("launch-worker", "archive", "run"),
     ):
         refused = cluster.run(*words, env=env)
         assert refused.code != 0

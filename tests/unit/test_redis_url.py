@@ -18,6 +18,7 @@ from launch_worker.errors import LaunchError, SettingsError
 from launch_worker.redis_url import RedisUrl, mask_url
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import clear_error, connect
+from launch_worker.store.redis.safety import check_safe
 from launch_worker.store.redis.transport import Refused
 
 #: Letters that no message of ours has, and all that means something in a URL.
@@ -146,3 +147,20 @@ def test_random_bytes_are_read_or_refused() -> None:
         for url in (text, f"redis://{text}", f"sentinel://{text}", f"rediss://{text}"):
             with contextlib.suppress(SettingsError):
                 RedisUrl.parse(url)
+
+
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "ssl_cert_reqs=CERT_NONE", "ssl_check_hostname=false"])
+def test_a_certificate_that_nobody_looks_at_is_no_way_to_a_redis_elsewhere(option: str) -> None:
+    url = f"rediss://worker:pw@192.0.2.1/0?{option}"
+    with pytest.raises(SettingsError, match="could be anybody, for LAUNCH_REDIS_URL has its certificate not verified"):
+        check_safe(Settings(redis_url=url))
+    check_safe(Settings(redis_url=url, is_insecure=True))
+    for safe in ("rediss://worker:pw@192.0.2.1/0", f"rediss://worker:pw@127.0.0.1/0?{option}"):
+        check_safe(Settings(redis_url=safe))
+
+
+def test_the_name_in_a_certificate_may_differ_where_one_authority_is_named(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    url = f"rediss://worker:pw@192.0.2.1/0?ssl_check_hostname=false&ssl_ca_certs={authority}"
+    check_safe(Settings(redis_url=url))

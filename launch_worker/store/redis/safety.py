@@ -13,7 +13,7 @@ INSECURE = "LAUNCH_INSECURE=1"
 
 
 def check_safe(settings: Settings) -> None:
-    """What workers and beat do before anything else. Raises SettingsError, unless LAUNCH_INSECURE is 1."""
+    """What workers, beat, server and archive do first. Raises SettingsError, unless LAUNCH_INSECURE is 1."""
     why = "" if settings.is_insecure else why_unsafe(RedisUrl.parse(settings.redis_url))
     if why:
         raise SettingsError(why)
@@ -21,14 +21,17 @@ def check_safe(settings: Settings) -> None:
 
 def why_unsafe(url: RedisUrl) -> str:
     """Why a Redis is not kept from strangers, by its URL alone; '' where it is, or is on loopback."""
-    if (url.password or "ssl_certfile" in url.tls) and url.tls.get("ssl_cert_reqs") != "none":
+    tls = url.tls
+    # Where authorities of the whole world vouch for the certificate, anybody has one of them vouch for another name.
+    is_of_any_host = bool(tls) and not tls["ssl_check_hostname"] and "ssl_ca_certs" not in tls
+    is_verified = tls.get("ssl_cert_reqs") != "none" and not is_of_any_host
+    if ((url.password or "ssl_certfile" in tls) and is_verified) or is_loopback(url):
         return ""
-    if is_loopback(url):
-        return ""
-    if url.tls.get("ssl_cert_reqs") == "none":
+    if not is_verified:
+        what = "ssl_check_hostname=false" if tls["ssl_cert_reqs"] != "none" else "ssl_cert_reqs=none"
         return (
             f"Redis at {url.shown} could be anybody, for LAUNCH_REDIS_URL has its certificate not verified "
-            f"(ssl_cert_reqs=none); name its authority with ssl_ca_certs=FILE instead, or set {INSECURE} where nobody "
+            f"({what}); name its authority with ssl_ca_certs=FILE instead, or set {INSECURE} where nobody "
             "else can reach the network between"
         )
     return (
