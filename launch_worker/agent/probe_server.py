@@ -64,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
 # Not http.server's: that asks the name service for the address's name, which may take long.
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
+    # Connections that wait to be taken: with the usual 5, a flood of them would hold up a probe for seconds.
+    request_queue_size = 128
     daemon_threads = True
     # Like the handler's own: closing must not wait for a client.
     block_on_close = False

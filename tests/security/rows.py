@@ -14,6 +14,7 @@ class Verdict(Enum):
     REFUSED = "refused"
     HARMLESS = "harmless: nothing but what belongs to the attacker suffers"
     ALLOWED = "allowed, and docs/security.md says to whom"
+    CONFINED = "held where a queue confines its jobs: docs/security.md says by which layer"
     NOT_HELD = "not held: docs/security.md says why, and the test is expected to fail"
     OPEN = "to be tried"
 
@@ -29,6 +30,7 @@ class Row:
 
 
 REFUSED, HARMLESS, ALLOWED, OPEN = Verdict.REFUSED, Verdict.HARMLESS, Verdict.ALLOWED, Verdict.OPEN
+CONFINED = Verdict.CONFINED
 
 
 def _not_held(tried: str, reason: str, *tests: str) -> Row:
@@ -50,6 +52,7 @@ MESSAGES = "security/test_messages.py::"
 USERS = "security/test_redis_users.py::"
 DENIED = USERS + "test_what_a_user_of_redis_may_not_do_is_refused"
 TRUSTED = USERS + "test_a_producer_cannot_change_what_is_anothers"
+JOB = "security/test_job.py::test_what_a_job_can_do_is_what_its_layer_leaves_it"
 DAMAGE = "redis/store/test_damage.py::"
 ANY_RECORD = DAMAGE + "test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_work_folder"
 SHIPPED = "deploy/test_server_acl.py::test_nobody_else_can_log_in"
@@ -88,8 +91,16 @@ ROWS: dict[str, Row] = {
         REFUSED,
         ("unit/test_redis_url.py::test_a_certificate_that_nobody_looks_at_is_no_way_to_a_redis_elsewhere",),
     ),
-    "A6": Row("paths, methods, sizes and bytes at the port of the probes", OPEN),
-    "A7": Row("hundreds of half-sent requests at the port of the probes", OPEN),
+    "A6": Row(
+        "paths, methods, sizes and bytes at the port of the probes",
+        REFUSED,
+        ("security/test_outside.py::test_no_request_gets_more_from_the_probes_than_a_refusal",),
+    ),
+    "A7": Row(
+        "a hundred half-sent requests at the port of the probes",
+        HARMLESS,
+        ("security/test_outside.py::test_hundreds_of_unfinished_requests_hold_up_nothing",),
+    ),
     "A8": Row(
         "a worker that consumes nothing any more and calls itself healthy",
         REFUSED,
@@ -296,7 +307,11 @@ ROWS: dict[str, Row] = {
             "code/test_bounds.py::test_a_pack_with_too_many_bytes_is_cut_off_while_it_comes",
         ),
     ),
-    "D10": Row("a job that changes the shared cache of repositories", OPEN),
+    "D10": Row(
+        "a job that changes the shared cache of repositories",
+        HARMLESS,
+        (JOB, GIT + "test_what_a_job_configures_in_the_cache_leads_no_later_run_elsewhere"),
+    ),
     "D11": Row(
         "an archive with paths, links, devices and sizes of every kind",
         REFUSED,
@@ -370,36 +385,71 @@ ROWS: dict[str, Row] = {
         ("system/test_containers.py::test_thirty_megabytes_of_output_are_bounded_and_the_newest_is_kept",),
     ),
     # -- F: a job, as a process of the worker's user
-    **{
-        name: Row("a job against its worker and its neighbours", OPEN)
-        for name in (
-            *(
-                "F1",
-                "F2",
-                "F3",
-                "F6",
-                "F7",
-                "F8",
-                "F9",
-                "F10",
-                "F11",
-                "F12",
-                "F13",
-                "F14",
-                "F15",
-                "F16",
-                "F17",
-                "F18",
-            ),
-        )
-    },
+    "F1": Row("the environment of worker and guard, read", REFUSED, (JOB,)),
+    "F2": Row("the memory and open files of worker and guard", REFUSED, (JOB,)),
+    "F3": Row("a neighbour's environment, memory and output, read; its talk, written", CONFINED, (JOB,)),
+    "F6": Row("a neighbour's end, forged on disk", CONFINED, (JOB,)),
+    "F7": Row(
+        "a guard that is killed",
+        HARMLESS,
+        ("system/test_failures.py::test_the_guard_killed_jobs_go_on_and_their_ends_are_true", JOB),
+    ),
+    "F8": Row("a process that hides from the end of its run", CONFINED, (JOB,)),
+    "F9": Row("a process that hides, while guard and worker are killed", CONFINED, (JOB,)),
+    "F10": Row(
+        "hundreds of processes that leave their session and environment",
+        HARMLESS,
+        (
+            "runners/process/test_tree.py::test_a_daemon_without_its_environment_is_a_member_when_it_was_known",
+            "runners/process/test_chains.py::test_a_chain_ends_with_its_job",
+        ),
+    ),
+    "F11": Row(
+        "a worker that is stopped",
+        HARMLESS,
+        ("runners/process/test_pulse.py::test_a_hung_worker_is_killed_and_its_job_ended", JOB),
+    ),
+    "F12": Row(
+        "the guard's door, knocked at by a job",
+        REFUSED,
+        (JOB, "runners/process/test_handover.py::test_a_job_that_waits_at_the_guards_door_does_not_become_its_worker"),
+    ),
+    "F13": Row("a job that wears another run's marks", OPEN),
+    "F14": Row(
+        "links, pipes, folders and sizes in place of what a worker reads",
+        HARMLESS,
+        (
+            "unit/attempt/test_talk.py::test_what_is_put_in_the_files_place_blocks_and_reaches_nothing",
+            "runners/process/test_output.py::test_what_a_job_puts_in_its_outputs_place_is_not_written_to",
+        ),
+    ),
+    "F15": Row(
+        "links in place of what a worker writes",
+        REFUSED,
+        ("unit/attempt/test_talk.py::test_what_the_worker_writes_follows_no_link_that_a_job_has_put_there",),
+    ),
+    "F16": Row(
+        "rows, keys, lines, depths and numbers without measure",
+        HARMLESS,
+        (
+            "system/test_current.py::test_garbage_and_a_hundred_megabytes_of_lines_are_bounded",
+            "unit/attempt/test_talk.py::test_a_flood_is_read_in_little_time_its_newest_rows_are_kept_and_no_word_is_lost",
+            "unit/attempt/test_talk.py::test_a_line_that_is_none_of_the_protocol_does_nothing_and_the_next_is_heard",
+        ),
+    ),
+    "F17": Row("escapes and HTML in what a job says", OPEN),
+    "F18": Row("devices, memory, shared folders, processes without a limit", CONFINED, (JOB,)),
     "F19": Row(
         "a worker that root has started",
         REFUSED,
         ("system/test_confinement.py::test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so",),
     ),
     # -- G: another account of the machine
-    "G1": Row("another account at the work folder and the guard's socket", OPEN),
+    "G1": Row(
+        "another account at the work folder, the guard's socket, processes",
+        REFUSED,
+        ("security/test_outside.py::test_another_account_of_the_machine_reaches_neither_files_nor_processes",),
+    ),
     "G2": Row(
         "a work folder that another account made",
         REFUSED,
@@ -416,7 +466,11 @@ ROWS: dict[str, Row] = {
             "system/test_foreign_folders.py::test_celery_settings_are_read_only_if_nobody_else_could_have_written_them",
         ),
     ),
-    "G4": Row("passwords in the list of processes", OPEN),
+    "G4": Row(
+        "passwords in the list of processes",
+        REFUSED,
+        ("security/test_outside.py::test_no_password_is_on_a_command_line",),
+    ),
     # -- H: pages, terminals, secrets
     "H1": Row(
         "HTML in everything that a page shows",

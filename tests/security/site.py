@@ -20,6 +20,7 @@ from launch_worker.api.client import Api, Run
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.guarded import Guarded
+from tests.support.ports import own_port
 from tests.support.servers import SERVERS
 from tests.system.conftest import Cluster, Part, states, waits_for
 
@@ -44,11 +45,14 @@ class Site:
         if is_root:
             os.chown(self.home, WORKER_UID, WORKER_UID)
         self.cluster = Cluster(self.redis.url("worker"), self.home)
+        self.health_port = own_port()
+        self.cluster.env |= {"LAUNCH_HEALTH_ADDRESS": f"127.0.0.1:{self.health_port}"}
         self.cluster.env |= {"HOME": str(self.home), "HUB_TOKEN": "the-hub-token-of-the-worker"} | (env or {})
         self._apis: dict[str, Api] = {}
         self._clients: dict[str, Any] = {}
         self._worker: Part | None = None
         self._neighbours = 0
+        self._submitted: list[Run] = []
         #: An error of which the worker may log a traceback during this test.
         self.may_say = ""
 
@@ -67,7 +71,9 @@ class Site:
         return self._clients[user]
 
     def submit(self, *command: str, user: str = "producer", **options: Any) -> Run:
-        return submit(list(command), api=self.api(user), **options)
+        run = submit(list(command), api=self.api(user), **options)
+        self._submitted.append(run)
+        return run
 
     def shell(self, script: str, **options: Any) -> str:
         """What a job that executes this script printed; the job must have ended by itself."""
@@ -103,6 +109,11 @@ class Site:
             yield run
         finally:
             flag.touch()
+            # What a test has left running would take slots of the next one.
+            for left in self._submitted:
+                if left is not run and not left.refresh().state.is_final:
+                    left.cancel(grace_s=0)
+            self._submitted.clear()
         log = worker.log[said_before:]
         assert worker.process.poll() is None, log[-3000:]
         assert run.wait(20) is RunState.FINISHED, (run.record.reason, log[-3000:])

@@ -1,0 +1,178 @@
+"""What a job tries against its worker and its neighbours, under each layer that may stand between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.api.client import Run
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
+from tests.conftest import wait_until
+from tests.security.site import Site
+from tests.system.conftest import states, wait_for_pid, waits_for
+from tests.system.test_failures import guard_of
+
+#: Value in the neighbour's environment, and a line of its output.
+SECRET = "the-secret-of-the-neighbour"
+#: What a job prints when it has got what it wanted.
+GOT = b"GOT"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Lines of sh, which print `GOT` when they have succeeded."""
+
+    row: str
+    script: str
+    #: Layers under which it succeeds.
+    under: frozenset[str] = frozenset()
+    #: It is seen by a process that is left, and has this word on its command line.
+    leaves: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A worker's queue with a setting under which jobs run."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    #: Variables of its worker.
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Words before the worker's command; its account is the usual one where there are none.
+    by: Sequence[str] = ()
+
+
+LAYERS = {layer.name: layer for layer in (Layer("none"),)}
+
+
+def under(*layers: str) -> frozenset[str]:
+    assert set(layers) <= {*LAYERS, "landlock", "private", "strict", "run_as", "limits"}
+    return frozenset(layers)
+
+
+#: Layers that leave all processes of one user's to each other.
+ONE_USER = ("none", "limits")
+
+#: Variables of a job that tries: WORKER, GUARD, VICTIM (pids), RUN (the neighbour's folder), WORK (the worker's), PORT
+#: (of Redis), PYTHON.
+ATTACKS = {
+    "the worker's environment is read": Attack(
+        "F1", "cat /proc/$GUARD/environ /proc/$WORKER/environ | grep -q LAUNCH_REDIS_URL && echo GOT"
+    ),
+    "the worker's login is found anywhere in /proc": Attack(
+        "F1", "cat /proc/[0-9]*/environ 2>/dev/null | grep -aq worker-pw && echo GOT"
+    ),
+    "the worker's memory is read": Attack(
+        "F2",
+        "for p in $GUARD $WORKER; do head -c 1 /proc/$p/maps && echo GOT; head -c 1 /proc/$p/mem && echo GOT; done",
+    ),
+    "the worker's open files are listed": Attack("F2", "ls /proc/$WORKER/fd /proc/$GUARD/fd && echo GOT"),
+    "a neighbour's environment is read": Attack(
+        "F3", f"cat /proc/$VICTIM/environ | grep -aq {SECRET} && echo GOT", under(*ONE_USER)
+    ),
+    "a neighbour's memory is read": Attack("F3", "head -c 1 /proc/$VICTIM/maps && echo GOT", under(*ONE_USER)),
+    "a neighbour's output is read": Attack("F3", f"grep -q {SECRET} $RUN/output && echo GOT", under(*ONE_USER)),
+    "a neighbour's talk is written": Attack("F3", "echo {} >> $RUN/talk/to_worker && echo GOT", under(*ONE_USER)),
+    "a neighbour's end is forged": Attack(
+        "F6", "echo {} > $RUN/report.json && echo GOT && rm $RUN/report.json", under(*ONE_USER)
+    ),
+    "the worker's folder is written": Attack(
+        "F6", "touch $WORK/workers/planted && echo GOT && rm $WORK/workers/planted", under(*ONE_USER)
+    ),
+    "the guard is signalled": Attack("F7", "kill -0 $GUARD && echo GOT", under(*ONE_USER)),
+    "a process hides from the end of its run": Attack(
+        "F8",
+        "prlimit --locks=17:17 env -i setsid sh -c 'exec sleep 4701.1' >/dev/null 2>&1 </dev/null & sleep 0.2",
+        under("none"),
+        leaves="4701.1",
+    ),
+    "the worker is signalled": Attack("F11", "kill -0 $WORKER && echo GOT", under(*ONE_USER)),
+    "a neighbour is signalled": Attack("F11", "kill -0 $VICTIM && echo GOT", under(*ONE_USER)),
+    "the guard's door is knocked at": Attack(
+        "F12",
+        """$PYTHON -I -S -c '
+import glob, os, socket
+os.chdir(glob.glob(os.environ["WORK"] + "/workers/*")[0])
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(1); s.connect("guard.sock")
+print("GOT" if s.recv(10) else "closed")' || true""",
+    ),
+    "a file in /tmp is seen by others": Attack(
+        "F18",
+        "f=$(mktemp /tmp/launch-security.XXXXXX) && touch /tmp/launch-security-seen && echo GOT; rm -f $f",
+        under(*ONE_USER),
+    ),
+    "the account's home is written": Attack("F18", "touch ~/.planted && echo GOT && rm ~/.planted", under(*ONE_USER)),
+    "the account's home is read": Attack("F18", "cat ~/private >/dev/null && echo GOT", under(*ONE_USER)),
+    "Redis is reached": Attack(
+        "F18",
+        """$PYTHON -I -S -c '
+import os, socket
+socket.create_connection(("127.0.0.1", int(os.environ["PORT"])))
+print("GOT")'""",
+        under(*ONE_USER),
+    ),
+    "the cache of repositories is written": Attack(
+        "D10",
+        "mkdir -p $WORK/cache/git && touch $WORK/cache/git/planted && echo GOT && rm $WORK/cache/git/planted",
+        under(*ONE_USER),
+    ),
+}
+
+
+def outcomes_under(site: Site, layer: Layer) -> set[str]:
+    """The attacks that succeed under a layer; the neighbour there must end Finished."""
+    queue = layer.name if layer.name != "none" else "default"
+    (site.home / "private").write_text("x")
+    flag = site.folder / f"end-{layer.name}"
+    with contextlib.nullcontext(site.worker) as worker:
+        victim = site.submit("sh", "-c", f"echo {SECRET}; {waits_for(flag)}", queue=queue, env={"SECRET": SECRET})
+        pid = wait_for_pid(victim)
+        wait_until(lambda: SECRET.encode() in victim.logs(), what="it has printed")
+        work = site.home / "work"
+        [folder] = work.glob(f"workers/*/runs/{victim.id}.*")
+        given = {"WORKER": worker.pid, "GUARD": guard_of(worker.pid), "VICTIM": pid, "RUN": folder, "WORK": work}
+        given |= {"PORT": site.redis.port, "PYTHON": sys.executable}
+        env = {name: str(value) for name, value in given.items()}
+        runs: dict[str, Run] = {
+            name: site.submit("sh", "-c", f"exec 2>&1\n{attack.script}", queue=queue, env=env)
+            for name, attack in ATTACKS.items()
+        }
+        for name, run in runs.items():
+            assert run.wait(30) in (RunState.FINISHED, RunState.FAILED), (name, run.record.reason)
+        succeeded = {name for name, run in runs.items() if GOT in run.logs()}
+        succeeded |= {name for name, attack in ATTACKS.items() if attack.leaves and ended(attack.leaves)}
+        flag.touch()
+        assert victim.wait(20) is RunState.FINISHED, victim.record.reason
+        assert states(victim) == ["Pending", "Running", "Finished"]
+        assert not victim.record.summary, "nothing was told in its name"
+    return succeeded
+
+
+def ended(word: str) -> bool:
+    """End the processes that have this word on their command line; whether there was one."""
+    found = [p.id for p in tree.table() if not p.zombie and word in command_of(p.id.pid)]
+    for each in found:
+        tree.send(each, 9)
+    return bool(found)
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_a_job_can_do_is_what_its_layer_leaves_it(site: Site, accounts: None, name: str) -> None:
+    expected = {what for what, attack in ATTACKS.items() if name in attack.under}
+    assert outcomes_under(site, LAYERS[name]) == expected
+    assert os.access(site.home, os.W_OK)
