@@ -25,7 +25,7 @@ from launch_worker.logs.recorder import keep_large_output, recorder_of
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.job_words import Words, outcome_by_words
 from launch_worker.model.needs import parse_needs
-from launch_worker.model.outcome import Outcome, outcome_of_exit, with_full_disk
+from launch_worker.model.outcome import Outcome, outcome_of_exit, with_full_disk, with_out_of_memory
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec, parse_spec
@@ -302,6 +302,8 @@ class Recovery:
         else:
             outcome = explained(outcome_of_exit(status, preempt_exit_code=code), attempt.output, spec)
         outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
+        if exited is not None and exited.is_out_of_memory:
+            outcome = with_out_of_memory(outcome)
         if exited is not None and exited.disk_was_full:
             outcome = with_full_disk(outcome)
         ended_ago_s = attempt.exit_status_age_s()

@@ -20,6 +20,7 @@ from launch_worker.cli.selection import conditions_of, selecting
 from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
+from launch_worker.model.sentences import words_for_halt
 from launch_worker.model.states import RunState
 from launch_worker.terminal import Screen, Styled
 
@@ -202,7 +203,8 @@ def _rows_of_page(api: Api, found: Sequence[tuple[Record, str]]) -> list[Row]:
     for record, group in found:
         row = Row(record, record.as_json() if group else Run(api, record.id, record=record, is_snapshot=True).as_json())
         if group and (known := groups.get(group)) is not None:
-            row = Row.of_group(row, known.id, known.counts, known.created_at, known.ended_at, name=known.name)
+            facts = known.id, known.counts, known.created_at, known.ended_at
+            row = Row.of_group(row, *facts, name=known.name, halt=words_for_halt(known))
         elif group:
             row = Row.of_group(row, group, _counted(api, group), 0, record.ended_at)
         rows.append(row)

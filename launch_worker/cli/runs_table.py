@@ -29,15 +29,27 @@ class Row(NamedTuple):
     counts: Mapping[str, int] | None = None
     created_at: str | None = None
     ended_at: str | None = None
+    #: Why the rest of the group was not started; '' where it was.
+    halt: str = ""
 
     @classmethod
     def of_group(
-        cls, row: Row, group: str, counts: Mapping[str, int], begun: int, ended: int | None, *, name: str = ""
+        cls,
+        row: Row,
+        group: str,
+        counts: Mapping[str, int],
+        begun: int,
+        ended: int | None,
+        *,
+        name: str = "",
+        halt: str = "",
     ) -> Row:
         """The row of a group in place of that of one of its runs, whose name it has if it has none itself."""
         created_at = isoformat(begun) if begun else row.run["created_at"]
         run = {**row.run, "name": name or row.run["name"]}
-        return row._replace(run=run, group=group, counts=counts, created_at=created_at, ended_at=isoformat(ended))
+        return row._replace(
+            run=run, group=group, counts=counts, created_at=created_at, ended_at=isoformat(ended), halt=halt
+        )
 
 
 def _state(row: Row) -> Any:
@@ -66,9 +78,11 @@ def _time(row: Row) -> str:
 
 
 def _reason(row: Row) -> Any:
+    if row.group:
+        return row.halt or None
     reason = row.run["reason"]
-    if row.group or not (reason or "").startswith("scheduled for ") or not row.run["due_at"]:
-        return None if row.group else reason
+    if not (reason or "").startswith("scheduled for ") or not row.run["due_at"]:
+        return reason
     # A person gets no time of seconds' fractions in another zone; a pipe does.
     return lambda screen: f"starts {terminal.ago(row.run['due_at'])}" if screen.is_terminal else reason
 

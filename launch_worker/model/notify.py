@@ -11,8 +11,8 @@ from launch_worker.errors import InputError
 CHANNEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHANNEL_NAME_RULE = "small letters, digits, and . _ - after the first, at most 63"
 #: Words for the moments at which a run or a group tells. `end` is each real end: one after which the run is not tried
-#: again. `first-failure` is the first failed run of a group.
-STATES = ("end", "finished", "failed", "crashed", "killed", "running", "retry", "first-failure")
+#: again. `first-failure` is the first failed run of a group; `halted` is when its rest is not started (`--max-fails`).
+STATES = ("end", "finished", "failed", "crashed", "killed", "running", "retry", "first-failure", "halted")
 #: Channels that one run may ask for.
 MAX_CHANNELS = 8
 

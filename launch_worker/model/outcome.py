@@ -11,6 +11,8 @@ from launch_worker.model.states import RunState
 _WITH_EXCEPTION = re.compile(r"(?!preempted )([A-Za-z_][\w.]*(?::.*)?) \(exit code \d+\)(?:;|$)")
 #: Parts of an attempt in which it can fail.
 PHASES = ("agent", "build", "start", "run")
+#: Exit code of a shell whose child died of SIGKILL.
+_SHELL_SIGKILL = 137
 _DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
 
@@ -74,6 +76,15 @@ def with_exception(outcome: Outcome, exception: str) -> Outcome:
 def with_full_disk(outcome: Outcome) -> Outcome:
     """The same end of a job whose output was given up, for its worker's disk was full."""
     return replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
+
+
+def with_out_of_memory(outcome: Outcome) -> Outcome:
+    """The same end of a job that the kernel has ended because there was too little memory."""
+    if outcome.state is not RunState.FAILED or (outcome.signal != "SIGKILL" and outcome.exit_code != _SHELL_SIGKILL):
+        return outcome  # the job had said before how it ends, or something else was asked of it
+    text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
+    message = outcome.message.replace(outcome.reason, text)
+    return replace(outcome, reason=text, message=message, cause=outcome.cause or "oom")
 
 
 def exception_of(reason: str) -> str:

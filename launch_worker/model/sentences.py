@@ -85,8 +85,13 @@ def sentence_of_group(group: GroupRecord, *, now_us: int) -> str:
     else:
         how = "more are to come" if group.is_open else "goes on"
     if group.halted:
-        how += f", halted after {humane.plural(group.halted, 'failed run')} (--max-fails)"
+        how += f", {words_for_halt(group)}"
     return f"{kind}{name} of {humane.plural(group.size, 'run')}, {how}: {said or 'none yet'}."
+
+
+def words_for_halt(group: GroupRecord) -> str:
+    """Why the rest of a group was not started; '' where it was."""
+    return f"halted after {humane.plural(group.halted, 'failed run')} (--max-fails)" if group.halted else ""
 
 
 def common_reason(records: Sequence[Record]) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from launch_worker.model.notice import Notice
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.notifications import message as messages
-from launch_worker.notifications.message import GROUP_FAILING, Alarm, Best, Message
+from launch_worker.notifications.message import GROUP_FAILING, GROUP_HALTED, Alarm, Best, Message
 from launch_worker.store.store import Store
 from launch_worker.sweeps.config import config_from_json
 from launch_worker.sweeps.search import best_of
@@ -80,12 +80,16 @@ class Composer:
             ended_at=_number(facts, "ended_at") or None,
             missing=known.missing if known else 0,
             gone=known.gone if known else 0,
+            halted=_number(facts, "halted"),
             is_mixed=known.is_mixed if known else False,
         )
         if type_ == GROUP_FAILING:
             failed = self._store.records([str(facts.get("run"))])
+        elif type_ == GROUP_HALTED:
+            failed = self._failed(record, RunState.FAILED, RunState.CRASHED)
         else:
-            failed = self._failed(record) if record.end != "Finished" else []
+            ended = [state for state in RunState if state is not RunState.FINISHED]
+            failed = self._failed(record, *ended) if record.end != "Finished" else []
         best = self._best(group_id) if record.kind == "sweep" else None
         return messages.of_group(notice_id, at, record, failed=failed, best=best, type_=type_)
 
@@ -102,10 +106,10 @@ class Composer:
         found = self._store.records([best.run_id]) if best is not None else []
         return Best(found[0], config.metric, best.value) if best and best.value is not None and found else None
 
-    def _failed(self, group: GroupRecord) -> list[Record]:
-        """The first runs of a group that are not Finished, of those that are looked at."""
+    def _failed(self, group: GroupRecord, *states: RunState) -> list[Record]:
+        """The first runs of a group that are in one of these states, of those that are looked at."""
         records = self._store.records(self._store.group_runs(group, limit=_LOOKED))
-        return [record for record in records if record.state is not RunState.FINISHED][:_FAILED]
+        return [record for record in records if record.state in states][:_FAILED]
 
 
 def _number(facts: Mapping[str, Any], name: str) -> int:

@@ -15,6 +15,8 @@ from launch_worker.untrusted.text import read_map
 GROUP_ENDED = "group.ended"
 #: A first run of a group has failed.
 GROUP_FAILING = "group.failing"
+#: So many runs of a group have failed that the rest is not started.
+GROUP_HALTED = "group.halted"
 RULE_FIRED = "rule.fired"
 DIGEST = "digest"
 TEST = "test"
@@ -114,7 +116,7 @@ def of_group(
     best: Best | None = None,
     type_: str = GROUP_ENDED,
 ) -> Message:
-    """The message that all runs of a group have ended, or of another type that a first one has failed."""
+    """The message that all runs of a group have ended, or of another type what has become of it."""
     return Message(message_id, type_, at, ended=Ended(group, tuple(failed), best))
 
 

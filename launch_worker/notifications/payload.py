@@ -85,6 +85,7 @@ def _group(ended: Ended) -> dict[str, Any]:
         "queue": group.queue or None,
         "size": group.size,
         "counts": dict(group.counts),
+        "halted": group.halted or None,
         "said": counted(group),
         "created_at": isoformat(group.created_at or None),
         "ended_at": isoformat(group.ended_at),

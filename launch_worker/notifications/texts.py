@@ -11,9 +11,10 @@ from launch_worker import humane
 from launch_worker.model.group import NEVER, GroupRecord
 from launch_worker.model.hints import hint_of_end, meaning_of
 from launch_worker.model.run import Record
+from launch_worker.model.sentences import words_for_halt
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
-from launch_worker.notifications.message import DIGEST, GROUP_FAILING, TEST, Alarm, Ended, Message
+from launch_worker.notifications.message import DIGEST, GROUP_FAILING, GROUP_HALTED, TEST, Alarm, Ended, Message
 from launch_worker.untrusted.text import clean, plain_line
 
 #: Characters of a line of output, and of a name or a reason in a sentence.
@@ -169,9 +170,12 @@ def _of_group(message: Message, ended: Ended, server_url: str) -> Text:
     kind = {"bulk": "bulk submission"}.get(group.kind, group.kind)
     if message.type == GROUP_FAILING:
         what, sentence = "Failing", f"The first run of the {kind} {name} has failed: {counted(group)}."
+    elif message.type == GROUP_HALTED:
+        what, sentence = "Halted", f"The {kind} {name} is {words_for_halt(group)}: {counted(group)}."
     else:
         what = "Finished" if group.end == "Finished" else "Ended"
-        sentence = f"The {kind} {name} has ended: {counted(group)}."
+        halted = f", {words_for_halt(group)}" if group.halted else ""
+        sentence = f"The {kind} {name} has ended{halted}: {counted(group)}."
     lines = []
     if ended.best is not None:
         best = ended.best

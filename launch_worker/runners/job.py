@@ -110,6 +110,8 @@ class Exited:
     problem: str = ""
     #: The status is in the file of the exits, where the next worker finds it should this one die.
     is_kept: bool = field(default=False, compare=False)
+    #: The kernel ended it because there was too little memory. Of a container its engine says that.
+    is_out_of_memory: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

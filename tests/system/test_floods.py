@@ -16,6 +16,7 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.model.states import RunState
+from launch_worker.runners.process.exits import keep_exit, read_exits
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_for
@@ -148,6 +149,29 @@ def test_who_reports_for_a_killed_worker_and_guard_says_that_the_disk_was_full(
     assert "disk was full" in loud.record.message
 
 
+def test_who_reports_for_a_killed_worker_and_guard_says_that_memory_was_too_little(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    first, gone_on = cluster.worker(), tmp_path / "gone-on"
+    waits = f'test "$LAUNCH_ATTEMPT" = 2 || {{ {waits_for(gone_on)}; kill -9 $$; }}'
+    run = submit(["sh", "-c", waits], memory="8M..64M", api=cluster.api)
+    guard = psutil.Process(wait_for_pid(run)).parent()
+    assert guard is not None
+    first.signal(signal.SIGSTOP)
+    gone_on.touch()
+    exits = next((cluster.folder / "work" / "workers").glob("*/exits"))
+    wait_until(lambda: run.id in exits.read_text(), what="the guard has kept its end")
+    guard.kill()
+    # No kernel is made to kill it: what the guard writes then is tried with a memory cgroup below.
+    name, ended = next(iter(read_exits(str(exits.parent)).items()))
+    assert keep_exit(str(exits.parent), name, ended._replace(is_out_of_memory=True))
+    first.kill()
+    cluster.worker()
+    assert run.wait(60) is RunState.FINISHED
+    assert (run.record.attempt, run.record.retried, run.record.needs) == (2, "oom:1", f"0:0:{16 * MIB}")
+    assert "out of memory" in cluster.api.store.history(run.id)[2].reason
+
+
 def test_jobs_process_killed_oom_says_so_by_the_kernels_word(cluster: Cluster) -> None:
     """P35: in a memory cgroup of this test's own."""
     group = _memory_cgroup(200 * MIB)
@@ -163,6 +187,8 @@ def test_jobs_process_killed_oom_says_so_by_the_kernels_word(cluster: Cluster) -
         assert (run.record.attempt, run.record.retried, run.record.needs) == (2, "oom:1", f"0:0:{100 * MIB}")
         assert run.record.signal == "SIGKILL"
         assert "out of memory" in run.record.reason
+        exits = next((cluster.folder / "work" / "workers").glob("*/exits")).read_text()
+        assert exits.count(" oom\n") == 2, "the guard has kept it of both attempts"
         killed = submit(["sleep", "600"], api=cluster.api)
         os.kill(wait_for_pid(killed), 9)
         assert killed.wait(20) is RunState.FAILED

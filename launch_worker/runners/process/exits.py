@@ -25,6 +25,7 @@ _LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
 #: Lines of their own, which earlier releases pass over.
 _USED_LINE = re.compile(r"(\S+) used (\d+\.\d+) (\d+)")
 _FULL_LINE = re.compile(r"(\S+) disk-full")
+_OOM_LINE = re.compile(r"(\S+) oom")
 
 
 class Exit(NamedTuple):
@@ -40,6 +41,8 @@ class Exit(NamedTuple):
     used: Reaped | None = None
     #: Whether output was given up by then, because the disk was full.
     disk_was_full: bool = False
+    #: Whether the kernel ended it because there was too little memory.
+    is_out_of_memory: bool = False
 
 
 class ExitFile:
@@ -137,6 +140,7 @@ def read_exits(folder: str) -> dict[str, Exit]:
         if match is not None
     }
     full = {match[1] for match in map(_FULL_LINE.fullmatch, lines) if match is not None}
+    oom = {match[1] for match in map(_OOM_LINE.fullmatch, lines) if match is not None}
     return {
         match[1]: Exit(
             int(match[2]),
@@ -144,6 +148,7 @@ def read_exits(folder: str) -> dict[str, Exit]:
             float(match[4]),
             used.get(match[1]),
             match[1] in full,
+            match[1] in oom,
         )
         for match in found
     }
@@ -157,6 +162,8 @@ def _lines(attempt: str, exited: Exit) -> str:
     text = f"{attempt} {exited.status} {exited.stopped_by or '-'} {exited.at:.3f}\n"
     if exited.used is not None:
         text = f"{attempt} used {exited.used[0]:.6f} {exited.used[1]}\n{text}"
+    if exited.is_out_of_memory:
+        text = f"{attempt} oom\n{text}"
     return f"{attempt} disk-full\n{text}" if exited.disk_was_full else text
 
 

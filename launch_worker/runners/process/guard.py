@@ -231,6 +231,7 @@ class Guard:
         start_by: float = math.inf,
         stop_signal: int = signal.SIGTERM,
         stops_main: bool = False,
+        oom_kills: int | None = None,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
@@ -259,6 +260,7 @@ class Guard:
         job = GuardedJob(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
         job.output = Piped(pipe, log, limit_bytes=log_bytes)
         job.stop_signal, job.stops_main = stop_signal, stops_main
+        job.oom_kills = oom_kills
         job.channel = channel
         self.jobs.add_started(job)
         if brief_s > 0:
@@ -283,6 +285,7 @@ class Guard:
         log_bytes: int = _LOG_BYTES,
         stop_signal: int = signal.SIGTERM,
         stops_main: bool = False,
+        oom_kills: int | None = None,
         came: list[int] | None = None,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
@@ -300,6 +303,7 @@ class Guard:
                 self._outputs.follow(job)
         job.is_adopted = True
         job.stop_signal, job.stops_main = stop_signal, stops_main
+        job.oom_kills = oom_kills
         job.main = ProcessId(pid, start)
         self.jobs.add_adopted(job)
         if stop_grace_s is not None:

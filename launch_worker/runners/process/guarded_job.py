@@ -62,6 +62,10 @@ class GuardedJob:
         self.is_kept = False
         #: Exit code or minus the signal's number; None while it is not known here.
         self.status: int | None = None
+        #: Out-of-memory kills that its worker had counted before its start; None where that is not known.
+        self.oom_kills: int | None = None
+        #: The kernel ended the main process because there was too little memory.
+        self.is_out_of_memory = False
         #: Processes that were found in the tree; one that cleared its environment later is known by this.
         self.seen: set[ProcessId] = set()
         #: Processes that were signalled.

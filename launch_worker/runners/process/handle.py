@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from launch_worker.model.outcome import Outcome, with_full_disk
+from launch_worker.model.outcome import Outcome, with_full_disk, with_out_of_memory
 from launch_worker.model.signals import number_of
-from launch_worker.model.states import RunState
 from launch_worker.model.usage import Used
 from launch_worker.runners.job import TERM_ALL, Ending, Exited, Lease, Look
 from launch_worker.runners.output import bytes_in
@@ -31,8 +30,6 @@ log = logging.getLogger("launch_worker.runner")
 _CATCH_UP_S = 0.5
 #: Seconds between two looks at a pipe meanwhile.
 _LOOK_AGAIN_S = 0.001
-#: Exit code of a shell whose child died of SIGKILL.
-_SHELL_SIGKILL = 137
 
 
 class _Runner(Protocol):
@@ -79,8 +76,8 @@ class JobHandle:
     disk_was_full: bool = False
     #: Number of the guard that knows of the job, among the guards of its runner.
     generation: int = 0
-    #: Kernel's counters of out-of-memory kills, as read before the job's start.
-    oom_before: bytes = field(default_factory=lambda: oom.own_counter().read())
+    #: Number of out-of-memory kills before the job's start; None where the kernel does not count them.
+    oom_kills: int | None = field(default_factory=lambda: oom.own_counter().kills())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
     #: What it has used in all, as far as the guard knows.
     used: Used = field(default_factory=Used)
@@ -164,7 +161,8 @@ class JobHandle:
 
     def explain(self, outcome: Outcome) -> Outcome:
         """Add to the outcome what is known of the end beside the exit status."""
-        outcome = self._explain_kill(outcome)
+        if self.exited is not None and self.exited.is_out_of_memory:
+            outcome = with_out_of_memory(outcome)
         if self.unendable and self.unendable not in outcome.reason:
             text = f"{self.unendable}: it was waited for"
             outcome = replace(
@@ -175,20 +173,6 @@ class JobHandle:
         if self.disk_was_full:
             outcome = with_full_disk(outcome)
         return outcome
-
-    def _explain_kill(self, outcome: Outcome) -> Outcome:
-        """Say "out of memory" where the kernel does; a SIGKILL alone proves nothing."""
-        by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
-        if outcome.state is not RunState.FAILED or not by_sigkill:
-            return outcome
-        counted = oom.own_counter().has_risen(self.oom_before)
-        said = oom.kernel_says(self.pid) if outcome.signal == "SIGKILL" else None
-        if not (counted if said is None else said):
-            return outcome
-        text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
-        return replace(
-            outcome, reason=text, message=outcome.message.replace(outcome.reason, text), cause=outcome.cause or "oom"
-        )
 
     def close_pipe(self) -> None:
         pipe, self.pipe = self.pipe, None

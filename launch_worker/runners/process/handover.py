@@ -62,5 +62,6 @@ def _entry(job: GuardedJob) -> dict[str, Any]:
         "status": job.status,
         "stopped_by": job.ended_by,
         "kept": job.is_kept,
+        "oom": job.is_out_of_memory,
         "used": job.used,
     }

@@ -8,7 +8,7 @@ import select
 import signal
 
 from launch_worker.clock import boot_time_s
-from launch_worker.runners.process import reaped, tree
+from launch_worker.runners.process import oom, reaped, tree
 from launch_worker.runners.process.exits import Exit, ExitFile
 from launch_worker.runners.process.failsafe import Failsafe
 from launch_worker.runners.process.guarded_job import FIRST_PAUSE_S, GuardedJob
@@ -124,9 +124,11 @@ class JobEnds:
         # Should anything from here on fail, the rest follows at the next look.
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
+        if status is not None and not job.ended_by:
+            job.is_out_of_memory = oom.has_ended(job.pid, status, kills_before=job.oom_kills)
         if status is not None and self._exits is not None:
             was_full = job.output is not None and job.output.disk_was_full
-            exited = Exit(status, job.ended_by, job.look_at, job.used, was_full)
+            exited = Exit(status, job.ended_by, job.look_at, job.used, was_full, job.is_out_of_memory)
             job.is_kept = self._exits.keep(job.attempt, exited)
         if job.report_start_at is not None and not self._jobs.living_of(job):
             self._jobs.remove(job)

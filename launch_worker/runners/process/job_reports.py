@@ -116,7 +116,8 @@ class JobReports:
 
     @staticmethod
     def _exit_of(job: GuardedJob) -> dict[str, Any]:
-        return {"status": job.status, "stopped_by": job.ended_by, "kept": job.is_kept, **_used_by(job)}
+        facts = {"status": job.status, "stopped_by": job.ended_by, "kept": job.is_kept, "oom": job.is_out_of_memory}
+        return {**facts, **_used_by(job)}
 
 
 def _used_by(job: GuardedJob) -> dict[str, Any]:

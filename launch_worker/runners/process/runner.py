@@ -20,7 +20,7 @@ from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.model.units import format_duration
 from launch_worker.runners.job import LAPSED, TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
-from launch_worker.runners.process import orphans, tree
+from launch_worker.runners.process import oom, orphans, tree
 from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
 from launch_worker.runners.process.exits import Exit, keep_exit, read_exits
@@ -170,6 +170,7 @@ class ProcessRunner:
         more: dict[str, Any] = {"lease": handle.lease}
         more |= self._ending_of(handle)
         fds = []
+        more |= self._kills_before(handle)
         if "start_by" in self.guard.knows:
             more["start_by"] = handle.start_by
         if brief_s > 0 and "brief" in self.guard.knows:
@@ -185,6 +186,10 @@ class ProcessRunner:
         if ending == TERM_ALL or "endings" not in self.guard.knows:
             return {}
         return {"stop_signal": ending.stop_signal, "stops_main": ending.stops_main}
+
+    def _kills_before(self, handle: JobHandle) -> dict[str, Any]:
+        is_known = "oom" in self.guard.knows and handle.oom_kills is not None
+        return {"oom_kills": handle.oom_kills} if is_known else {}
 
     def awaits(self, process: Process) -> bool:
         """Whether it is the main process of a job whose exit status this runner is going to read."""
@@ -347,24 +352,27 @@ class ProcessRunner:
             return  # the guard that died had reported it already
         status, is_kept = event["status"], event.get("kept", False)
         if status is None and handle.main is not None:
-            status, is_kept = self._reap(handle, event["stopped_by"])
-        handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
+            handle.exited = self._reap(handle, event["stopped_by"])
+        else:
+            # A guard of an older release does not say it.
+            is_oom = event["oom"] if "oom" in event else _is_out_of_memory(handle, status, event["stopped_by"])
+            handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept, is_out_of_memory=is_oom)
         handle.events.put(handle.exited)
 
-    def _reap(self, handle: JobHandle, stopped_by: StopReason) -> tuple[int | None, bool]:
-        """Reap a job that came to this process when its guard died; its exit status, and whether that is kept."""
+    def _reap(self, handle: JobHandle, stopped_by: StopReason) -> Exited:
+        """Reap a job that came to this process when its guard died, and keep its end."""
         assert handle.main is not None
         try:
             ended = os.waitid(os.P_PID, handle.main.pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            return None, False
+            return Exited(None, stopped_by)
         assert ended is not None
         status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-        is_kept = bool(self.folder) and keep_exit(
-            self.folder, os.path.basename(handle.order["folder"]), Exit(status, stopped_by, boot_time_s())
-        )
+        is_oom = _is_out_of_memory(handle, status, stopped_by)
+        exited = Exit(status, stopped_by, boot_time_s(), is_out_of_memory=is_oom)
+        is_kept = bool(self.folder) and keep_exit(self.folder, os.path.basename(handle.order["folder"]), exited)
         handle.note_used(of_rusage(os.wait4(handle.main.pid, 0)[2]))
-        return status, is_kept
+        return Exited(status, stopped_by, is_kept=is_kept, is_out_of_memory=is_oom)
 
     def _on_guard_replaced(self) -> None:
         for key, watched in list(self._watched.items()):
@@ -400,6 +408,7 @@ class ProcessRunner:
                 "stop_grace_s": handle.stop_grace_s,
                 "folder": handle.order["folder"],
                 **self._ending_of(handle),
+                **self._kills_before(handle),
             }
             if handle.pipe is None or "pipes" not in self.guard.knows:
                 self.guard.send(encode(adopt))
@@ -410,6 +419,12 @@ class ProcessRunner:
 
 #: All runners of this process; each may have the guard of another worker.
 _runners: weakref.WeakSet[ProcessRunner] = weakref.WeakSet()
+
+
+def _is_out_of_memory(handle: JobHandle, status: int | None, stopped_by: StopReason) -> bool:
+    if status is None or stopped_by:
+        return False
+    return oom.has_ended(handle.pid, status, kills_before=handle.oom_kills)
 
 
 def reap_orphans() -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process.guard_process import bound_sends, short_path
@@ -23,6 +24,11 @@ log = logging.getLogger("launch_worker.runner")
 _TAKE_S = 1.0
 #: Descriptors read with one message; the kernel takes no more.
 _MAX_FDS = 253
+
+
+def _exited(job: dict[str, Any]) -> Exited:
+    is_kept, is_oom = job.get("kept", False), job.get("oom", False)
+    return Exited(job["status"], job["stopped_by"], is_kept=is_kept, is_out_of_memory=is_oom)
 
 
 def take_over(
@@ -59,7 +65,7 @@ def take_over(
                 job["key"],
                 Path(job["folder"]),
                 ProcessId(job["pid"], job["start"]),
-                Exited(job["status"], job["stopped_by"], is_kept=job.get("kept", False)) if job["exited"] else None,
+                _exited(job) if job["exited"] else None,
                 next(pipes, None) if job.get("log") else None,
                 job.get("log", ""),
                 job.get("used"),

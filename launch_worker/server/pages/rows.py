@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from launch_worker import humane
 from launch_worker.api.folding import loudest
 from launch_worker.api.shown import run_as_json
-from launch_worker.model.group import GroupRecord
+from launch_worker.model.group import NEVER, GroupRecord
 from launch_worker.model.outcome import exception_of
 from launch_worker.model.run import Record
+from launch_worker.model.sentences import words_for_halt
 from launch_worker.model.states import RunState
 from launch_worker.server.served import Served
 from launch_worker.untrusted.text import clean, read_map
@@ -101,6 +102,8 @@ def group_row(record: Record, group_id: str, counts: Mapping[str, int], now_us: 
     there = {state: counts.get(state.value, 0) for state in RunState}
     state = loudest(counts) or record.state
     said = [f"{humane.count(there[one])} {word}" for one, word in _SAID.items() if there[one]]
+    never = counts.get(NEVER, 0)
+    said += [f"{humane.count(never)} never ran"] if never else []
     limit = f" · limit {record.array_limit} of the array" if record.array_limit and there[RunState.PENDING] else ""
     began = (of.created_at if of is not None else 0) or record.created_at
     ended = of.ended_at if of is not None else None
@@ -109,11 +112,11 @@ def group_row(record: Record, group_id: str, counts: Mapping[str, int], now_us: 
     return Row(
         record,
         state,
-        ", ".join(said) + limit,
+        ", ".join(said) + limit + (f" · {words_for_halt(of)}" if of is not None and of.halted else ""),
         took_s=max(0, took) / 1e6,
         group=group_id,
         counts={one.value: number for one, number in there.items()},
-        size=sum(there.values()),
+        size=sum(there.values()) + never,
     )
 
 

@@ -16,6 +16,7 @@ from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.api.folding import folded, read_page
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
+from launch_worker.model.sentences import sentence_of_group
 from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act, Role, visible
 from launch_worker.server.asker import Asker, allowed
@@ -86,6 +87,8 @@ class Parts(NamedTuple):
     matching: int | None
     total: int | None
     next_url: str
+    #: What the runs of the group do, where the list is of one; else ''.
+    group: str = ""
 
 
 class Lister:
@@ -139,6 +142,12 @@ class Lister:
 
     def _rows(self, found: Sequence[tuple[Record, str]]) -> list[Row]:
         return make_rows(self.served, found, self.now_us, self._counted)
+
+    def sentence_of_group(self) -> str:
+        """What the runs of the group do that the list is of; '' for no group, or one whose counts are not known."""
+        group = self.view.one("group")
+        found = self.served.known_groups([group]).get(group) if group else None
+        return "" if found is None else sentence_of_group(found, now_us=self.now_us)
 
     def _counted(self, group: str) -> Mapping[str, int]:
         """The runs of a group by state, as far as the person sees them."""
@@ -278,7 +287,7 @@ def _parts(lister: Lister, after: str, past: Sequence[str], rows: str, *, can_ac
         is_first_page=not after,
     )
     side = page("runs_facets", facets=facets, titles=_TITLES, chosen=view.given)
-    return Parts(Markup(table), Markup(side), matching, total, found.next_url)
+    return Parts(Markup(table), Markup(side), matching, total, found.next_url, lister.sentence_of_group())
 
 
 def _sort(view: View, label: str) -> tuple[str, str]:

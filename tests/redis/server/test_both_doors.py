@@ -9,12 +9,17 @@ import pytest
 from launch_worker import submit_many
 from launch_worker.api.client import Api
 from launch_worker.api.redis_transport import RedisTransport
+from launch_worker.cli.runs import _rows_of_page
+from launch_worker.cli.runs_table import lines as lines_of
+from launch_worker.cli.runs_table import usual_columns
 from launch_worker.cli.schedules import add_schedule
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
+from launch_worker.server.pages.rows import group_row
 from launch_worker.store.store import Store
 from launch_worker.submission.options import Item, read_options
+from launch_worker.terminal import Screen
 from tests.conftest import wait_until
 from tests.support.arrows import FAILED, create
 from tests.support.http_servers import TestServer
@@ -69,6 +74,20 @@ def test_a_groups_retry_on_other_workers(through: Api, store: Store) -> None:
     assert through.group(f"b{ids[0]}").retry(not_on_same_worker=True) == 2
     assert (first.work(), sorted(other.work())) == ([], sorted(ids))
     assert store.history(ids[0])[3].reason.endswith(", on other workers")
+
+
+def test_a_group_whose_rest_is_not_started_is_marked_in_lists(through: Api, store: Store) -> None:
+    lines = [{"command": ["false"], "max_fails": 1, "name": f"part {number}"} for number in range(3)]
+    ids = [run.id for run in submit_many(lines, api=through)]
+    worker = Worker(store, slots=1)
+    assert worker.work() == ids[:1]
+    worker.end(ids[0], FAILED)
+    group, record = f"b{ids[0]}", through.run(ids[0]).record
+    [row] = _rows_of_page(through, [(record, group)])
+    assert row.halt == "halted after 1 failed run (--max-fails)"
+    assert row.halt in str(lines_of([row], usual_columns(places=False), Screen(200))[1])
+    known = through.group(group).record
+    assert group_row(record, group, known.counts, 0, known).why == f"1 failed, 2 never ran · {row.halt}"
 
 
 def test_a_sweep(through: Api, store: Store) -> None:

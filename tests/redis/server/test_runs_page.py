@@ -143,6 +143,7 @@ def test_a_group_is_one_row_with_the_counts_of_its_runs(world: World) -> None:
     of_group = rows(get(world, "/runs", group=world.array))
     assert len(of_group) == 50
     assert all("part" in text for text in of_group.values())
+    assert "Array part of 60 runs, goes on: 2 failed, 58 waiting." in get(world, "/runs", group=world.array).text
 
 
 def test_a_row_says_why_it_waits_or_failed_and_how_far_it_is(world: World) -> None:

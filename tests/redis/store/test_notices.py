@@ -165,10 +165,12 @@ def test_a_projects_runs_tell_what_an_admin_wants(store: Store) -> None:
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def submit_group(store: Store, count: int, *, notify: tuple[str, ...], array: bool = False) -> list[str]:
+def submit_group(
+    store: Store, count: int, *, notify: tuple[str, ...], array: bool = False, max_fails: int | None = None
+) -> list[str]:
     ids = [new_run_id() for _ in range(count)]
     key = ids[0] if array else f"b{ids[0]}"
-    spec = RunSpec(command=("true",), name="train", notify=notify, array=key if array else "")
+    spec = RunSpec(command=("true",), name="train", notify=notify, array=key if array else "", max_fails=max_fails)
     group = Announced(key, f"a{key}" if array else key, count)
     create_many(store, [New(run_id, spec, group=group) for run_id in ids])
     return ids
@@ -217,6 +219,34 @@ def test_the_first_failed_run_of_a_group_is_told_at_once_where_it_is_asked_for(s
         store.finish(claim(store, run_id), FAILED)
     assert states(store) == ["group.failing", "group.ended"]
     assert (states(store, "ml"), states(store, "quiet")) == (["group.failing"], ["group.ended"])
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_group_whose_rest_is_not_started_is_told_at_once_and_again_after_a_retry(store: Store, array: bool) -> None:
+    assert not store.want_changes()
+    ids = submit_group(store, 5, notify=("ops:end+halted", "ml:halted"), array=array, max_fails=1)
+    goes_on = claim(store, ids[0])
+    store.finish(claim(store, ids[1]), FAILED)
+    group = f"a{ids[0]}" if array else f"b{ids[0]}"
+    [notice] = told(store)
+    assert notice.id == f"{group}.1.group.halted.ops"
+    wanted = {"type": "group.halted", "group": group, "halted": "1", "size": "5", "Running": "1", "Failed": "1"}
+    assert {name: notice.facts[name] for name in wanted} == wanted
+    store.finish(goes_on, FINISHED)
+    assert (told(store)[1].facts["type"], told(store)[1].facts["halted"]) == ("group.ended", "1")
+    known = store.group(group)
+    assert known is not None
+    assert store.retry_group(known, only_failed=True, reason="again", actor="ada") == 4
+    store.finish(claim(store, ids[1]), FAILED)
+    assert states(store, "ml") == ["group.halted", "group.halted"]
+    assert sorted(states(store)) == ["group.ended", "group.ended", "group.halted", "group.halted"]
+    whats = [
+        (change.fields["what"], change.fields.get("actor", ""))
+        for change in store.changes("0-0")
+        if change.kind == "group"
+    ]
+    in_order = ["created", "halted", "ended", "resumed", "halted", "ended"]
+    assert whats == [(what, "ada" if what == "resumed" else "") for what in in_order]
 
 
 def test_a_group_all_of_whose_runs_finished_has_no_failed_ones(store: Store) -> None:

@@ -240,7 +240,8 @@ def test_it_is_told_in_one_message(bare: Bare) -> None:
     bare.start("a", "exit 4", brief_s=LONG_S)
     told = bare.hear()
     assert told.pop("used")[0] > 0
-    assert {**told, "pid": 0} == {"on": "ended", "key": "a", "pid": 0, "status": 4, "stopped_by": "", "kept": True}
+    ended = {"status": 4, "stopped_by": "", "kept": True, "oom": False}
+    assert {**told, "pid": 0} == {"on": "ended", "key": "a", "pid": 0, **ended}
     bare.start("b", "exit 5", brief_s=LONG_S)
     assert bare.hear()["key"] == "b"
 

@@ -22,6 +22,7 @@ def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:
     file.close()
     again = ExitFile(str(tmp_path))
     assert again.keep("t.1.1", Exit(255, "asked"))
+    assert again.keep("u.1.2", Exit(-9, "", disk_was_full=True, is_out_of_memory=True))
     again.close()
     assert read_exits(str(tmp_path)) == {
         "r.1.7": Exit(0, ""),
@@ -29,6 +30,7 @@ def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:
         "r.3.9": Exit(0, "", 3.25, Reaped(1.5, 4096), disk_was_full=True),
         "s.1.9": Exit(3, ""),
         "t.1.1": Exit(255, "asked"),
+        "u.1.2": Exit(-9, "", disk_was_full=True, is_out_of_memory=True),
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from launch_worker.model.group import KINDS, GroupRecord
 from launch_worker.model.states import RunState
-from launch_worker.notifications.message import Alarm, Best, digest, of_alarm, of_group, of_run
+from launch_worker.notifications.message import GROUP_HALTED, Alarm, Best, digest, of_alarm, of_group, of_run
 from launch_worker.notifications.texts import OUTPUT_LINES, text_of
 from tests.unit.notifications.test_senders import HOSTILE, RUN
 
@@ -74,6 +74,11 @@ def test_a_group_says_its_counts_its_first_failures_and_its_best() -> None:
     assert "  train (1m83cyvtfq1tc69), Failed: exit code 3" in text.lines
     assert text.commands[-1] == "launch-worker retry --failed a1m83cyvtfq1tc69"
     assert text.url == "https://launch.example/runs?group=a1m83cyvtfq1tc69"
+    halted = replace(group, halted=2, counts={**counts, "Running": 1})
+    text = text_of(of_group("g", 1, halted, type_=GROUP_HALTED))
+    assert text.subject == "Halted: ablation"
+    assert text.sentence.startswith("The array ablation is halted after 2 failed runs (--max-fails): 98 of 100 runs")
+    assert " has ended, halted after 2 failed runs" in text_of(of_group("g", 1, replace(group, halted=2))).sentence
     sweep = text_of(of_group("s", 1, replace(group, kind="sweep"), best=Best(RUN, "loss", 0.12345)))
     assert sweep.lines == ("The best loss is 0.1235: train (1m83cyvtfq1tc69).",)
 

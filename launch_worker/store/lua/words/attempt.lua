@@ -39,7 +39,7 @@ end
 -- on the worker of the last attempt, while another one may take it.
 local function retry_by_person(id, now, reason, actor, elsewhere)
   local state, attempt, worker = unpack(get(id, 'state', 'attempt', 'worker'))
-  WAITING.go_on(id)
+  WAITING.go_on(id, now, actor)
   put(id, 'first_attempt', tonumber(attempt) + 1)
   drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
     'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'retried', 'avoid', 'preempting', 'not_before',

@@ -138,12 +138,14 @@ function NOTICES.tell_arrow(id, notify, from, to, now, reason, more)
   end
 end
 
--- Tells of the end of a group, or of its first failed run. `facts`: id, kind, name, queue, project, end, size, counts.
+-- Tells of the end of a group, of its first failed run, or that it was halted. `facts`: id, kind, name, queue, project, end, size, counts.
 function NOTICES.tell_group(notify, type_, number, facts, now)
   local function count(name) return tonumber(facts[name] or '') or 0 end
   local words = {'end'}
   if type_ == 'group.failing' then
     words = {'first-failure'}
+  elseif type_ == 'group.halted' then
+    words = {'halted'}
   else
     if facts['end'] == 'Finished' then words[#words + 1] = 'finished' end
     if count('Failed') > 0 then words[#words + 1] = 'failed' end

@@ -50,47 +50,60 @@ end
 function WAITING.end_group(group, now)
   local key = group_key(group)
   local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name', 'queue', 'project',
-    'Failed', 'Killed', 'Crashed', 'notify', 'author', 'created_at')
+    'Failed', 'Killed', 'Crashed', 'notify', 'author', 'created_at', 'halted')
   if counts.err or WAITING.end_by(counts) == 'Running' then return end
   local function count(at) return tonumber(counts[at] or '') or 0 end
   redis.call('HSET', key, 'ended_at', int(now))
   redis.call('PUBLISH', 'launch:news:' .. shown_group(group), 'ended')
   add_act('group', shown_group(group), 'ended', '', now,
     {size = count(1), name = counts[6] or '', queue = counts[7] or '', project = counts[8] or '', ['end'] = WAITING.end_by(counts),
-      Finished = count(4), Failed = count(9), Killed = count(10), Crashed = count(11), Never = count(5)})
+      Finished = count(4), Failed = count(9), Killed = count(10), Crashed = count(11), Never = count(5),
+      halted = counts[15] and count(15) or nil})
   if counts[12] then
     NOTICES.tell_group(counts[12], 'group.ended', int(redis.call('HINCRBY', key, 'ends', 1)), {
       group = shown_group(group), kind = #group == 16 and 'bulk' or 'array', name = counts[6] or '',
       queue = counts[7] or '', project = counts[8] or '', author = counts[13] or '', created_at = counts[14] or '',
       size = int(count(1)), ['end'] = WAITING.end_by(counts), Finished = int(count(4)), Failed = int(count(9)),
-      Killed = int(count(10)), Crashed = int(count(11)), Never = int(count(5)), ended_at = int(now)}, now)
+      Killed = int(count(10)), Crashed = int(count(11)), Never = int(count(5)), ended_at = int(now),
+      halted = int(count(15))}, now)
   end
 end
 
+-- Tells what a run has made of its group: `run` is the fact beside those of the group's record, nil for none.
+function NOTICES.tell_of_group(id, notify, type_, number, run, now)
+  local group, key, is_sweep = group_of(id)
+  local facts = {group = is_sweep and group or shown_group(group), run = run,
+    kind = is_sweep and 'sweep' or #group == 16 and 'bulk' or 'array'}
+  local names = {'name', 'queue', 'project', 'author', 'created_at', 'size', 'made', 'Pending', 'Running',
+    'Finished', 'Failed', 'Killed', 'Crashed', 'Never', 'halted'}
+  local values = redis.call('HMGET', key, unpack(names))
+  for at, name in ipairs(names) do facts[name] = values[at] or '' end
+  if facts.size == '' then facts.size = facts.made end
+  NOTICES.tell_group(notify, type_, number, facts, now)
+end
+
 -- Tells of the first run of a group that has failed for good, where that was asked for.
-function NOTICES.tell_failure(id, group, now)
+function NOTICES.tell_failure(id, now)
   local notify, state = unpack(get(id, 'notify', 'state'))
   if not notify or state ~= 'Failed' and state ~= 'Crashed' then return end
-  local _, key, is_sweep = group_of(id)
+  local _, key = group_of(id)
   local is_told
   notify, is_told = unpack(redis.call('HMGET', key, 'notify', 'is_failing'))
   if not notify or is_told or #NOTICES.channels_for(notify, 'first-failure') == 0 then return end
   redis.call('HSET', key, 'is_failing', id)
-  local names = {'name', 'queue', 'project', 'author', 'created_at', 'size', 'made', 'Pending', 'Running',
-    'Finished', 'Failed', 'Killed', 'Crashed', 'Never'}
-  local values = redis.call('HMGET', key, unpack(names))
-  local facts = {group = shown_group(group), kind = is_sweep and 'sweep' or #group == 16 and 'bulk' or 'array', run = id}
-  for at, name in ipairs(names) do facts[name] = values[at] or '' end
-  if facts.size == '' then facts.size = facts.made end
-  NOTICES.tell_group(notify, 'group.failing', '1', facts, now)
+  NOTICES.tell_of_group(id, notify, 'group.failing', '1', id, now)
 end
 
 -- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
 -- does.
 function WAITING.note_end(id, now)
   local group, _, is_sweep = group_of(id)
-  if group then pcall(NOTICES.tell_failure, id, group, now) end
-  if group and emptied[group] and not is_sweep then WAITING.end_group(group, now) end
+  if group then pcall(NOTICES.tell_failure, id, now) end
+  if group and emptied[group] and not is_sweep then
+    -- Once: the same call may end further runs of it (`halt`).
+    emptied[group] = nil
+    WAITING.end_group(group, now)
+  end
   local ended = {'launch:waiters:' .. id}
   if group and group ~= id then ended[2] = 'launch:waiters:' .. group end
   if redis.call('EXISTS', unpack(ended)) == 0 then return false end
@@ -190,23 +203,31 @@ function WAITING.halt(id, now)
   if not most or (state ~= 'Failed' and state ~= 'Crashed') then return end
   local group, key, is_sweep = group_of(id)
   if not group or is_sweep then return end
-  local failed, crashed, sealed = unpack(redis.call('HMGET', key, 'Failed', 'Crashed', 'sealed'))
+  local failed, crashed, sealed, notify, name, queue, project =
+    unpack(redis.call('HMGET', key, 'Failed', 'Crashed', 'sealed', 'notify', 'name', 'queue', 'project'))
   local failures = (tonumber(failed or '') or 0) + (tonumber(crashed or '') or 0)
   if failures < most or sealed == 'cancelled' or sealed == 'halted' then return end
   redis.call('HSET', key, 'halted', int(failures))
   redis.call('SADD', 'launch:halted', group)
+  local number = int(redis.call('HINCRBY', key, 'halts', 1))
+  add_act('group', shown_group(group), 'halted', '', now,
+    {name = name or '', queue = queue or '', project = project or '', failed = int(failures), run = id})
+  if notify then pcall(NOTICES.tell_of_group, id, notify, 'group.halted', number, nil, now) end
   WAITING.seal(group, 'halted', now)
   WAITING.kill_halted(group, now, 50)
 end
 
 -- Lets the runs of a halted group start again, because a person tries one of them again.
-function WAITING.go_on(id)
+function WAITING.go_on(id, now, actor)
   local group, key, is_sweep = group_of(id)
   if not get(id, 'max_fails')[1] or not group or is_sweep then return end
   if redis.call('HGET', key, 'sealed') ~= 'halted' then return end
   redis.call('HSET', key, 'sealed', '1')
   redis.call('HDEL', key, 'halted', 'halted_from')
   redis.call('SREM', 'launch:halted', group)
+  local name, queue, project = unpack(redis.call('HMGET', key, 'name', 'queue', 'project'))
+  add_act('group', shown_group(group), 'resumed', actor or '', now,
+    {name = name or '', queue = queue or '', project = project or ''})
 end
 
 -- Pending -> Failed, for a record with which no worker can execute the run. The record is kept aside for reading, and
