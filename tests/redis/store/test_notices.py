@@ -240,13 +240,13 @@ def test_a_group_whose_rest_is_not_started_is_told_at_once_and_again_after_a_ret
     store.finish(claim(store, ids[1]), FAILED)
     assert states(store, "ml") == ["group.halted", "group.halted"]
     assert sorted(states(store)) == ["group.ended", "group.ended", "group.halted", "group.halted"]
-    whats = [
+    events = [
         (change.fields["what"], change.fields.get("actor", ""))
         for change in store.changes("0-0")
         if change.kind == "group"
     ]
     in_order = ["created", "halted", "ended", "resumed", "halted", "ended"]
-    assert whats == [(what, "ada" if what == "resumed" else "") for what in in_order]
+    assert events == [(what, "ada" if what == "resumed" else "") for what in in_order]
 
 
 def test_a_group_all_of_whose_runs_finished_has_no_failed_ones(store: Store) -> None:
