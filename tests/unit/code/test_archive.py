@@ -280,3 +280,9 @@ def test_what_is_no_archive_is_said(tmp_path: Path, what: str) -> None:
     }[what]
     with pytest.raises(CodeError):
         unpack(data, tmp_path / "in")
+
+
+def test_special_bits_of_an_archive_are_taken_off(tmp_path: Path) -> None:
+    unpack(tar_of(("x", {"mode": 0o6777}, b"x"), ("d", FOLDER | {"mode": 0o7777}, b"")), tmp_path / "in")
+    for path in (tmp_path / "in").rglob("*"):
+        assert path.stat().st_mode & 0o7000 == 0, path
