@@ -106,6 +106,13 @@ class Objects:
                 return data
         raise missing
 
+    def get_small(self, name: str, *, most_bytes: int) -> bytes:
+        """Read an object that anybody may have put there. Raises ValueError for a larger one, and what `get` raises."""
+        data = self.get(name, 0, most_bytes + 1)
+        if len(data) > most_bytes:
+            raise ValueError(f"it has more than {most_bytes:,} bytes")
+        return data
+
     def facts(self, name: str) -> Facts | None:
         """Size and age of an object; None where there is none. Raises LaunchError."""
         with self.errors("read"):

@@ -105,9 +105,9 @@ def mask_url(url: str) -> str:
     try:
         return RedisUrl.parse(url).shown
     except SettingsError:
-        scheme, separator, rest = url.partition("://")
+        scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
         _, at, place = rest.rpartition("@")
-        place = re.sub(r"(?<=[?&])([^=&#]*)=[^&#]*", r"\1=***", place)
+        place = re.sub(r"(?<=[?&])([^=&#?]*)=[^&#]*", r"\1=***", place)
         return f"{scheme}{separator}{'***@' if at else ''}{place}"
 
 

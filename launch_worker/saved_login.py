@@ -46,14 +46,21 @@ def saved_login(env: Mapping[str, str]) -> SavedLogin | None:
 
 
 def save_login(env: Mapping[str, str], login: SavedLogin) -> Path | None:
-    """Save it in place of an earlier one; returns its file, None where the user has no home. Raises OSError."""
+    """Save it in place of an earlier one; returns its file, None where the user has no home.
+
+    Raises OSError, and SettingsError for a folder into which somebody else could put another login.
+    """
     import json
     import tempfile
+
+    from launch_worker.errors import SettingsError
+    from launch_worker.untrusted.ownership import make_ours
 
     path = login_file(env)
     if path is None:
         return None
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if why_foreign := make_ours(path.parent):
+        raise SettingsError(f"the login is not kept in {path.parent}: {why_foreign}")
     # A file of `mkstemp` is its user's alone from the beginning.
     descriptor, partial = tempfile.mkstemp(dir=path.parent)
     with open(descriptor, "w", encoding="utf-8") as file:

@@ -162,7 +162,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     if name.endswith("_url"):
-        return mask_url(str(value)) if "://" in str(value) else str(value)
+        return mask_url(str(value))
     if name.endswith("_s"):
         return format_duration(value).replace(" ", "")
     return format_size(value) if name.endswith("_bytes") else str(value)

@@ -146,7 +146,7 @@ def _from_file(file: str, problems: list[str]) -> Mapping[str, Any]:
     except OSError as error:
         problems.append(f"{file} cannot be read: {error.strerror or error}")
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         problems.append(f"{file} is not YAML: {getattr(error, 'problem', None) or error}{where}")

@@ -78,4 +78,4 @@ def _pool(name: str, settings: Mapping[str, str], queues: list[dict[str, Any]]) 
 
 def _limit(settings: Mapping[str, str]) -> int | None:
     text = settings.get("limit", "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= 18 else None

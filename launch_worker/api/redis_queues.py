@@ -225,7 +225,7 @@ def _number(what: str, value: Any, *, least: int, most: int) -> str | None:
 
 
 def _read_number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+    return int(text) if text and text.isdecimal() and len(text) <= 18 else None
 
 
 def _no_queue(name: str) -> NotFoundError:

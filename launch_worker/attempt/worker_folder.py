@@ -16,7 +16,7 @@ from launch_worker.attempt.folder_reuse import ReusableFolders
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.runners.process.protocol import SOCKET
-from launch_worker.untrusted.ownership import make_ours
+from launch_worker.untrusted.ownership import make_ours, why_not_ours
 from launch_worker.untrusted.removal import remove_tree
 
 
@@ -143,7 +143,9 @@ class WorkerFolder:
 
 def why_not_own(work_dir: Path) -> str:
     """Why other users could write to the folders that workers share; '' when they cannot. Raises OSError."""
-    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code", "logs"))), "")
+    reason = next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code", "logs"))), "")
+    # And whatever else is there already: environments, outputs that wait.
+    return reason or next(filter(None, (why_not_ours(path) for path in work_dir.iterdir() if path.is_dir())), "")
 
 
 def delete_undeleted(work_dir: Path) -> list[Path]:

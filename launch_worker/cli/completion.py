@@ -26,6 +26,7 @@ from launch_worker import terminal
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store.suggestions import Suggestion, suggestions
+from launch_worker.untrusted.text import clean
 
 #: Seconds after which nothing is offered.
 _PATIENCE_S = 1.0
@@ -108,7 +109,7 @@ class _Words(ShellComplete):
             if incomplete and not any(one.word.startswith(incomplete) for one in found):
                 found = _read("names", _api_of(args))
         return [
-            CompletionItem(one.word, help=one.said or None)
+            CompletionItem(one.word, help=clean(one.said) or None)
             for one in found
             if one.word.startswith(incomplete) and _PLAIN.fullmatch(one.word)
         ]

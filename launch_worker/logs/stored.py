@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from launch_worker.errors import DamagedError
 from launch_worker.logs import zstd
-from launch_worker.logs.manifest import Manifest, Segment
+from launch_worker.logs.manifest import MAX_BYTES, Manifest, Segment
 from launch_worker.objects import Objects
 
 _MANIFEST = "manifest.json"
@@ -22,7 +22,8 @@ class StoredLogs:
     def manifest(self, run_id: str, attempt: int) -> Manifest | None:
         """What is stored of the attempt; None for nothing. Raises ValueError for a damaged manifest."""
         try:
-            return Manifest.from_json(self.objects.get(f"{run_id}/{attempt}/{_MANIFEST}"))
+            text = self.objects.get_small(f"{run_id}/{attempt}/{_MANIFEST}", most_bytes=MAX_BYTES)
+            return Manifest.from_json(text)
         except FileNotFoundError:
             return None
 

@@ -65,7 +65,7 @@ class Schedule:
             raise InputError("paused must be true or false")
         if not isinstance(self.given, Mapping):
             raise InputError("the run of a schedule must be a map")
-        _zone(self.timezone)
+        _zone(str(self.timezone))
         check_cron(self.cron)
 
     def next_after(self, at_us: int) -> int:

@@ -219,7 +219,7 @@ def parse_spec(text: str) -> RunSpec:
     A test compares it with pydantic, which makes the published schema: to import that takes 15 MiB and 0.1 s.
     """
     try:
-        given = read_json(text)
+        given = read_json(text, is_exact=True)
     except ValueError:
         given = None
     if not isinstance(given, dict) or not _is_utf8(text, given):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from launch_worker.untrusted.text import read_json
 
-#: Characters of a manifest at most: a file takes about 300.
-_MAX_CHARS = 256 << 20
+#: Bytes of a manifest at most: a file takes about 300.
+MAX_BYTES = 256 << 20
 #: Number of files in a manifest at most, and of links, whatever a worker allows.
 MAX_FILES = 200_000
 #: Bytes of a path at most, and of each of its parts, as Linux has them.
@@ -99,7 +99,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: bytes) -> Manifest:
         """Read what anybody may have written. Raises ValueError."""
-        known = read_json(text, max_chars=_MAX_CHARS)
+        known = read_json(text, max_chars=MAX_BYTES, is_exact=True)
         try:
             if len(known["files"]) > MAX_FILES or len(known.get("links", ())) > MAX_FILES:
                 raise ValueError(f"it has more than {MAX_FILES:,} files")

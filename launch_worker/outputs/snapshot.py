@@ -200,7 +200,7 @@ def taken_before(attempt: Path) -> list[Snapshot]:
     for path in attempt.glob("taken.*"):
         match = _NAME.fullmatch(path.name)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            facts = read_json((path / "facts.json").read_text())
+            facts = read_json((path / "facts.json").read_text(), is_exact=True)
             # A machine that was restarted may have lost what was not on its disk.
             if match and facts["boot"] == boot_id():
                 rest = Manifest.from_json(facts["rest"].encode())

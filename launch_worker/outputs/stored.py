@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from launch_worker.errors import DamagedError
 from launch_worker.objects import Objects
-from launch_worker.outputs.manifest import Manifest, StoredFile
+from launch_worker.outputs.manifest import MAX_BYTES, Manifest, StoredFile
 
 #: Folder of each kind of object.
 CONTENT, OUTPUTS, CHECKPOINTS = "content", "outputs", "checkpoints"
@@ -50,7 +50,7 @@ class StoredOutputs:
     def manifest_at(self, name: str) -> Manifest | None:
         """The manifest in an object; None where there is none. Raises ValueError for a damaged one."""
         try:
-            return Manifest.from_json(self.objects.get(name))
+            return Manifest.from_json(self.objects.get_small(name, most_bytes=MAX_BYTES))
         except FileNotFoundError:
             return None
 

@@ -61,7 +61,7 @@ def read_users_file(path: Path) -> UsersFile:
         raise SettingsError(f"the users file {path} has more than {_MOST_BYTES >> 20} MiB")
     try:
         return parse_users_file(tomllib.loads(raw.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"the users file {path} is no TOML: {error}") from None
     except InputError as error:
         raise SettingsError(f"the users file {path}: {error}") from None

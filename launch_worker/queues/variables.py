@@ -23,8 +23,8 @@ _MAX_DEPTH = 30
 _MAX_SHOWN = 200
 #: Characters of a text that are searched. A pattern of 10 KB of states takes half a second for that.
 _MAX_SEARCHED = 1024
-#: Seconds for all patterns on one run's values: while a pattern is searched the whole process stands still.
-_MAX_SEARCHING_S = 1.0
+#: Seconds of processor time for the check of one run's values.
+_MAX_S = 1.0
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -141,13 +141,28 @@ def _validator(text: str) -> Any:
             else:
                 yield from validator.descend(value[name], rule, path=name)
 
-    # The library's own search with Python's regular expressions, which may never end.
-    searching = {
+    def unique_items(_: Any, wanted: bool, value: Any, __: Any) -> Iterator[ValidationError]:
+        if wanted and isinstance(value, list) and len(set(map(_key, value))) < len(value):
+            yield ValidationError(f"{value!r} has non-unique elements")
+
+    # The library searches by Python's regular expressions, which may never end, and compares each two elements.
+    ours = {
         "pattern": pattern,
         "patternProperties": pattern_properties,
         "additionalProperties": additional_properties,
+        "uniqueItems": unique_items,
     }
-    return extend(Draft202012Validator, searching)(schema)  # type: ignore[no-untyped-call]
+    bounded = {word: _bounded(check) for word, check in (Draft202012Validator.VALIDATORS | ours).items()}
+    return extend(Draft202012Validator, bounded)(schema)  # type: ignore[no-untyped-call]
+
+
+def _key(value: Any) -> Any:
+    """A value to compare with others as JSON has them: 1 is 1.0, and true is no 1."""
+    if isinstance(value, dict):
+        return frozenset((name, _key(inner)) for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_key, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 #: Keywords whose values are no schemas, and those whose values are maps of names to schemas.
@@ -173,10 +188,34 @@ def _patterns_in(schema: Any) -> Iterator[str]:
             yield from _patterns_in(value)
 
 
-class _Patterns(dict[str, Callable[[str], bool]]):
-    """A searcher for each pattern, made once. Each text is bounded, and so is all that one thread validates."""
+class _Budget(threading.local):
+    """The processor time of this thread at which the check of one run's values is given up."""
 
-    spent = threading.local()
+    until_s = 0.0
+
+    def begin(self) -> None:
+        self.until_s = time.thread_time() + _MAX_S
+
+    def look(self) -> None:
+        if time.thread_time() > self.until_s:
+            raise ValueError(f"all checks together take more than {_MAX_S:g} s")
+
+
+_budget = _Budget()
+
+
+def _bounded(check: Callable[..., Any]) -> Callable[..., Any]:
+    """The check of one keyword, which is given up when all checks together have taken too long."""
+
+    def bounded(*arguments: Any) -> Any:
+        _budget.look()
+        return check(*arguments)
+
+    return bounded
+
+
+class _Patterns(dict[str, Callable[[str], bool]]):
+    """A searcher for each pattern, made once. Each text is bounded."""
 
     def __missing__(self, pattern: str) -> Callable[[str], bool]:
         try:
@@ -189,11 +228,8 @@ class _Patterns(dict[str, Callable[[str], bool]]):
                 raise PatternError(
                     f"a text has more than {_MAX_SEARCHED:,} characters, and patterns are tried on no more"
                 )
-            since = time.monotonic()
             found = search(text)
-            self.spent.s += time.monotonic() - since
-            if self.spent.s > _MAX_SEARCHING_S:
-                raise PatternError(f"its patterns take more than {_MAX_SEARCHING_S:g} s for them")
+            _budget.look()
             return found
 
         self[pattern] = bounded
@@ -218,7 +254,7 @@ def _reason(validator: Any, value: Any, *, at: str = "") -> str:
     """Why the rules refuse the value of the variable `at`, or of all; '' when they allow it."""
     from jsonschema.exceptions import best_match
 
-    _Patterns.spent.s = 0.0
+    _budget.begin()
     try:
         error = best_match(validator.iter_errors(value))
     except (ArithmeticError, RecursionError, TypeError, ValueError) as failure:

@@ -79,7 +79,7 @@ def parse_values(pairs: Iterable[str], *, option: str = "--set") -> dict[str, An
 
 def _json_or_text(text: str) -> Any:
     try:
-        return read_json(text, parse_constant=_no_constant)
+        return read_json(text, is_exact=True, parse_constant=_no_constant)
     except TooDeepError:
         raise InputError(f"value {text[:20]!r}… is nested too deeply") from None
     except ValueError:

@@ -33,6 +33,8 @@ MACROS = ("env", "interpreter", "program", *_ARGS, "args_json", "args_json_file"
 _MACRO = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.]{0,99})\}")
 _ENVVAR = re.compile(r"\$\{envvar:")
 MAX_CONFIG_BYTES = 1 << 20
+#: Number of values in a configuration at most: no more fit into its bytes.
+_MAX_PARTS = MAX_CONFIG_BYTES // 2
 
 
 class SweepConfigError(InputError):
@@ -215,11 +217,25 @@ def read_yaml(text: str, *, where: str) -> Any:
         list("-+0123456789."),
     )
     try:
-        return yaml.load(text, Loader)
+        said = yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise SweepConfigError([" ".join(f"it is not YAML: {error}".split())], where) from None
     except (ValueError, TypeError, RecursionError) as error:
         raise SweepConfigError([f"it cannot be read as YAML: {error}"], where) from None
+    _check_size(said, where)
+    return said
+
+
+def _check_size(said: Any, where: str) -> None:
+    """Refuse a text whose anchors stand for more than any sweep has: a few lines may stand for billions of values."""
+    waiting, count = [said], 0
+    while waiting:
+        value = waiting.pop()
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        count += len(inner)
+        if count > _MAX_PARTS:
+            raise SweepConfigError([f"it has more than {_MAX_PARTS:,} values, with its anchors filled in"], where)
+        waiting.extend(inner)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def one_line(text: str) -> str:
 
 
 class OneLine(logging.Filter):
-    """For the handlers of a log, so that no caller can forget it. A traceback keeps its lines."""
+    """For the handlers of a log, so that no caller can forget it. A traceback keeps its lines, which are indented."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -30,7 +30,7 @@ class OneLine(logging.Filter):
             record.msg, record.args = line, ()
         if record.exc_info and not record.exc_text:
             text = logging.Formatter().formatException(record.exc_info)
-            record.exc_text = "\n".join(one_line(part) for part in text.split("\n"))
+            record.exc_text = "\n".join(f"  {one_line(part)}" for part in text.split("\n"))
         return True
 
 

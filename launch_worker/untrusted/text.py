@@ -12,6 +12,8 @@ MAX_CHARS = 16 << 20
 #: Levels of nesting; deeper values exhaust the stack of a copy, a comparison or an encoder.
 MAX_DEPTH = 100
 
+#: Halves of a surrogate pair: JSON may have one alone, and no encoder of UTF-8 takes it.
+_HALVES = re.compile("[\ud800-\udfff]")
 #: Escape sequences, whole ones: CSI; OSC and other strings; short ones. static/js/log-text.js has the same.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]")
 #: Control characters but the tab, and what changes the direction of text or ends a line elsewhere.
@@ -23,9 +25,17 @@ class TooDeepError(ValueError):
 
 
 def read_json(
-    text: str | bytes, *, max_chars: int = MAX_CHARS, parse_constant: Callable[[str], Any] | None = None
+    text: str | bytes,
+    *,
+    max_chars: int = MAX_CHARS,
+    parse_constant: Callable[[str], Any] | None = None,
+    is_exact: bool = False,
 ) -> Any:
-    """Read a JSON text. Raises ValueError for a text that is no JSON or too long, TooDeepError for deep nesting."""
+    """Read a JSON text. Raises ValueError for a text that is no JSON or too long, TooDeepError for deep nesting.
+
+    A half of a surrogate pair in a text of it becomes U+FFFD, for nothing can send or store it; with `is_exact` it
+    stays.
+    """
     if len(text) > max_chars:
         raise ValueError(f"it is longer than {max_chars:,} characters")
     if isinstance(text, bytes):
@@ -37,7 +47,18 @@ def read_json(
     # Almost every text has fewer brackets than there may be levels.
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise TooDeepError(f"it is nested more than {MAX_DEPTH} levels deep")
+    if not is_exact and ("\\ud" in text or "\\uD" in text or (not text.isascii() and _HALVES.search(text))):
+        return _whole(value)
     return value
+
+
+def _whole(value: Any) -> Any:
+    """The value without halves of surrogate pairs in its texts."""
+    if isinstance(value, str):
+        return _HALVES.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {_whole(name): _whole(inner) for name, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
 
 
 def read_map(text: str | bytes) -> dict[str, Any]:

@@ -105,13 +105,13 @@ def _explains_guard(life: Life | None) -> bool:
 
 def tracebacks(text: str) -> Iterator[str]:
     """The last line of each traceback."""
-    inside = False
+    inside, indent = False, 0
     for line in text.splitlines():
-        if line.startswith("Traceback"):
-            inside = True
-        elif inside and line and not line[0].isspace():
+        if line.lstrip().startswith("Traceback"):
+            inside, indent = True, len(line) - len(line.lstrip())
+        elif inside and line[indent:] and not line[indent].isspace():
             inside = False
-            yield line[:300]
+            yield line[indent:][:300]
 
 
 def damaged_runs(evidence: Evidence, states: dict[str, str], executed: set[str]) -> Iterator[str]:

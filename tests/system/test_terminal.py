@@ -22,13 +22,11 @@ from launch_worker.store import keys
 from launch_worker.sweeps.config import parse_config
 from launch_worker.terminal.cells import width_of
 from launch_worker.terminal.say import Styled
+from tests.support.hostile import DEEP, fill, sweep_of
 from tests.support.redis_client import redis_of
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
 EVIL = "\x1b]0;PWN\x07\x1b[2J\x1b[31mRED\x9b31m\x85\u202eevil\rover\r\nforged\x00\x7f\u2066"
-DEEP = "[" * 3000 + "]" * 3000
-
-SWEEP = {"method": "grid", "program": "x.py", "parameters": {"x": {"values": [EVIL, 1]}}}
 
 #: Runs the commands one after another: each as its own program, in one process, for an import takes longer than all.
 PROGRAM = """
@@ -98,70 +96,8 @@ def steering(written: bytes) -> list[str]:
 
 @pytest.fixture
 def hostile(api: Api) -> dict[str, str]:
-    """A run, a worker, queues, a pool, a schedule and a sweep of which every text is hostile; their ids."""
-    redis = redis_of(api.store.url)
-    evil_map = {EVIL: EVIL, "list": [EVIL], "lone": "\ud800"}
-    run = submit(["true"], api=api)
-    spec = {"command": [EVIL], "env": {EVIL: EVIL}, "author": EVIL, "image": EVIL, "config": evil_map, EVIL: evil_map}
-    fields = {
-        **dict.fromkeys(("name", "project", "queue", "reason", "phase", "message", "signal", "worker", "owner"), EVIL),
-        **dict.fromkeys(("host", "late_exit", "commit", "array", "sweep", "concurrency_key"), EVIL),
-        "spec": json.dumps(spec),
-        "tags": json.dumps([EVIL]),
-        "gpus": json.dumps([EVIL]),
-        "summary": json.dumps(evil_map),
-        "waits_for": json.dumps({EVIL: EVIL}),
-        "phases": json.dumps([{"name": EVIL, "at": 1, "us": 2}]),
-        "files": json.dumps({EVIL: {"size": 1, "at": 1}, "kept": {"size": len(EVIL), "at": 1}}),
-        "attempt": "1",
-        "token": "1",
-        "state": "Crashed",
-    }
-    redis.hset(keys.run(run.id), mapping=fields)
-    redis.hset(keys.files(run.id), "kept", EVIL)
-    redis.xadd(keys.log(run.id, 1), {"o": "0", "d": EVIL})
-    redis.rpush(keys.history(run.id), json.dumps({"state": "Crashed", "at": 1, "worker": EVIL, "reason": EVIL}))
-    redis.zrem(keys.runs_by("state", "Pending"), run.id)
-    redis.zadd(keys.runs_by("state", "Crashed"), {run.id: 1})
-    waiting = submit(["true"], queue="waiting", api=api)
-    redis.hset(keys.run(waiting.id), mapping={"name": EVIL, "reason": EVIL})
-    device = {"id": EVIL, "name": EVIL, "memory": 1, "runs": [EVIL], "use": None}
-    said = {
-        **dict.fromkeys(("worker", "owner", "host", "state", "problem", "status", "entity"), EVIL),
-        "pid": 1,
-        "slots": 1,
-        "running": 0,
-        "queues": [EVIL],
-        "devices": [device],
-        "cpus": {"total": 1, "free": 1},
-        "memory": {"total": 1, "free": 1},
-    }
-    redis.set(keys.worker("evil"), json.dumps(said))
-    redis.set(keys.worker("other"), DEEP)
-    redis.zadd(keys.WORKERS, {"evil": 9e15, "other": 9e15})
-    for queue in (EVIL, "waiting"):
-        redis.sadd(keys.QUEUES, queue)
-        config = {"description": EVIL, "defaults": {"env": {EVIL: EVIL}}, "container": {"image": EVIL}}
-        redis.hset(keys.queue(queue), mapping={"config": json.dumps(config), "pool": EVIL, "limit": EVIL})
-    redis.sadd(keys.POOLS, EVIL, "lab")
-    for pool in (EVIL, "lab"):
-        redis.hset(keys.pool(pool), mapping={"config": json.dumps({"description": EVIL, EVIL: EVIL})})
-        redis.zadd(keys.pool_queues(pool), {EVIL: 1})
-    given = {"command": [EVIL], "queue": EVIL, "env": {EVIL: EVIL}, EVIL: evil_map}
-    kept = {"name": "nightly", "cron": "0 3 * * *", "timezone": "UTC", "missed": "skip", "made_at": 1, "given": given}
-    for name, text in (("nightly", json.dumps(kept)), (EVIL, json.dumps(kept)), ("deep", DEEP)):
-        redis.set(keys.schedule(name), text)
-        redis.zadd(keys.SCHEDULES, {name: 9e15})
-    config_json = json.dumps(SWEEP)
-    for name, text in (("01sweep", config_json), ("01deep", DEEP)):
-        swept = {**dict.fromkeys(("state", "name", "reason", "problem", "given"), EVIL), "config": text}
-        redis.hset(keys.sweep(name), mapping=swept | {"created_at": "1", "made": "1", "workers": "1"})
-        redis.zadd(keys.SWEEPS, {name: 1})
-    redis.rpush(keys.sweep_part("01sweep", "runs"), run.id)
-    redis.lpush(keys.REFUSED, json.dumps({"queue": EVIL, "reason": EVIL, "item": EVIL}), DEEP)
-    redis.set(keys.deleted("gone"), json.dumps({"by": EVIL, "at": EVIL}))
-    redis.hset(keys.PASSES, EVIL, 1)
-    return {"run": run.id, "waiting": waiting.id}
+    """A system of which every text is hostile; ids of two runs of it."""
+    return fill(api, EVIL)
 
 
 def looks_at(hostile: dict[str, str]) -> list[list[str]]:
@@ -301,7 +237,7 @@ def test_a_deeply_nested_record_hides_no_other_run(api: Api, redis_url: str, fie
 
 def test_sweeps_config_of_the_hostile_fixture_is_one() -> None:
     """Else the fixture would try a damaged sweep only."""
-    assert parse_config(SWEEP, where="x").method == "grid"
+    assert parse_config(sweep_of(EVIL), where="x").method == "grid"
 
 
 def described(**more: Any) -> str:

@@ -253,9 +253,11 @@ def is_of_the_machine(text: str) -> bool:
 
 def _explain(error: docker.errors.APIError, image: str, program: str) -> str:
     text = " ".join(str(error.explanation or error).split())
-    if "executable file not found" in text or re.search(r"exec: .*no such file or directory", text):
+    # A pattern would take minutes for some of the names that a submitter may give a program.
+    said = text.partition("exec: ")[2]
+    if "executable file not found" in text or "no such file or directory" in said:
         return f"command {program!r} was not found in image {image}"
-    if re.search(r"exec: .*permission denied", text):
+    if "permission denied" in said:
         return f"command {program!r} is not executable in image {image}"
     if "No such image" in text:
         return f"image {image} is not on this worker"
@@ -266,5 +268,5 @@ def _explain(error: docker.errors.APIError, image: str, program: str) -> str:
 
 def _cause(error: BaseException) -> str:
     """The innermost error's text: the SDK wraps a refused connection five times."""
-    found = re.search(r"(?:\[Errno \d+\]|\w*Error\(\d+,) ?'?([A-Za-z ]+)", str(error))
+    found = re.search(r"(?:\[Errno \d+\]|\b\w*Error\(\d+,) ?'?([A-Za-z ]+)", str(error))
     return (found[1].strip() if found else str(error) or type(error).__name__)[:300]

@@ -26,12 +26,12 @@ def test_every_message_of_a_handler_is_one_line_and_a_traceback_keeps_its_own() 
     log.addHandler(handler)
     log.warning("run.ended run=%s", "x\nworker.forged y")
     try:
-        raise ValueError("bad\x1b[0m")
+        raise ValueError("bad\x1b[0m\nworker.forged z")
     except ValueError:
         log.exception("failed")
     lines = told.getvalue().splitlines()
-    assert lines[:3] == ["run.ended run=x\\nworker.forged y", "failed", "Traceback (most recent call last):"]
-    assert lines[-1] == "ValueError: bad\\x1b[0m"
+    assert lines[:3] == ["run.ended run=x\\nworker.forged y", "failed", "  Traceback (most recent call last):"]
+    assert lines[-2:] == ["  ValueError: bad\\x1b[0m", "  worker.forged z"]
 
 
 def test_what_comes_often_is_said_seldom_with_how_often_it_came() -> None:
