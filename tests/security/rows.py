@@ -215,7 +215,10 @@ ROWS: dict[str, Row] = {
     "C19": Row(
         "a pattern that takes for ever",
         HARMLESS,
-        ("system/test_hostile.py::test_a_pattern_that_is_made_to_hold_up_its_worker_holds_up_nobody",),
+        (
+            "system/test_hostile.py::test_a_pattern_that_is_made_to_hold_up_its_worker_holds_up_nobody",
+            "security/test_parsing.py::test_values_that_take_long_to_check_are_given_up",
+        ),
     ),
     "C20": Row("a script that never ends", REFUSED, (DENIED,)),
     "C21": Row("a script that takes all memory", REFUSED, (DENIED,)),
@@ -490,6 +493,8 @@ ROWS: dict[str, Row] = {
         (
             "system/test_foreign_folders.py::test_a_work_folder_that_another_account_may_change_is_refused",
             "system/test_foreign_folders.py::test_a_user_without_home_is_told_so",
+            "security/test_folders.py::test_a_worker_uses_no_folder_that_others_could_write_to",
+            "security/test_folders.py::test_a_database_that_others_could_write_to_is_not_used_by_who_keeps_people_in_it",
         ),
     ),
     "G3": Row(
