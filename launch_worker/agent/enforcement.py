@@ -32,7 +32,7 @@ class Enforcement:
         """`wake` has the next heartbeat, which looks, at once; `starts_root`: a process may be root."""
         self._store = store
         self._starts_root = starts_root
-        self._layers = layers
+        self.layers = layers
         self._wake = wake
         #: Reason for each queue that is left alone, by its name.
         self.refused: dict[str, str] = {}
@@ -80,12 +80,12 @@ class Enforcement:
 
     def describe(self) -> list[str]:
         """The layers of confinement that this machine has, as far as a queue has asked for them."""
-        return self._layers.describe()
+        return self.layers.describe()
 
     def _why_not(self, demands: Demands) -> str:
         if not (self._starts_root or demands.run_as):
             return ROOT
-        why = self._layers.why_not(demands) if demands else ""
+        why = self.layers.why_not(demands) if demands else ""
         return f"it asks for {demands}, and {why}" if why else ""
 
 

@@ -136,6 +136,7 @@ class Workplace:
             owner=identity.owner,
             worker=identity.worker,
             host=identity.host,
+            layers=self._enforcement.layers,
             why_unenforced=self._enforcement.why_not,
         )
         return abandoned

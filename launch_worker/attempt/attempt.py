@@ -6,7 +6,7 @@ import math
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.attempt.checkpoints import Keeper
@@ -22,6 +22,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.queues.confinement import Demands
 from launch_worker.runners.job import Job, Lease
+from launch_worker.runners.process.layers import Layers
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -50,6 +51,8 @@ class WorkerContext:
     owner: str
     worker: str
     host: str
+    #: What this machine can confine processes by.
+    layers: Layers = field(default_factory=Layers)
     #: Says why a run of a queue (its name) cannot be confined here as the queue asks; '' where it can.
     why_unenforced: Callable[[str, Demands], str] = lambda *_: ""
 

@@ -47,7 +47,8 @@ log = logging.getLogger("launch_worker.spool")
 #: Name of the folder that a job finds its checkpoints in, and leaves them.
 CHECKPOINT = "checkpoint"
 _CONTAINER = "container"
-_WORK = "work"
+#: Name of the working folder of a job that asked for none.
+WORK = "work"
 _HOLDING = "holding.json"
 _SIGNALLED = "signalled"
 #: Flags with which a file is written that is no link, and no pipe, in whose place a job of this user has put it.
@@ -160,7 +161,7 @@ class AttemptFolder:
 
     def make_work(self) -> str:
         """Make the working folder of a job that asked for none; returns its path. Raises OSError."""
-        path = f"{self.root}/{_WORK}"
+        path = f"{self.root}/{WORK}"
         os.mkdir(path)
         self._has_work = True
         return path
@@ -357,7 +358,7 @@ class AttemptFolder:
         # What most jobs leave is deleted by name; whatever else there is makes one of these calls fail.
         try:
             if self._has_work:
-                os.rmdir(f"{self.root}/{_WORK}")
+                os.rmdir(f"{self.root}/{WORK}")
             if self._has_checkpoint:
                 os.rmdir(f"{self.root}/{CHECKPOINT}")
             for name in self._more:

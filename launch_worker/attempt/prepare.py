@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, in_environment, job_environment
-from launch_worker.attempt.folder import CHECKPOINT
+from launch_worker.attempt.folder import CHECKPOINT, WORK
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.kept_folders import OUTPUTS, keeper_of_container, kept_folders
 from launch_worker.attempt.restore import RESUMED, keeper_of
@@ -35,12 +37,16 @@ from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
 from launch_worker.runners.process.confinement import Confinement
+from launch_worker.runners.talk_folder import TALK
+from launch_worker.settings import Settings
 
 #: What a run is told that asks for checkpoints where they are not kept.
 NO_PLACE = (
     "checkpoints are kept where LAUNCH_OUTPUT_URL says, and this worker has none; set it in the worker's environment "
     "(file:///shared/outputs, s3://bucket/outputs), or submit without --checkpoint-every"
 )
+#: Folders of an attempt in which a job in a sandbox may write.
+_OWN = (TALK, WORK, "code", OUTPUTS, INPUTS, CHECKPOINT)
 #: Folders of a container in which a job leaves something, by the variables that name them.
 _LEFT = {"LAUNCH_OUTPUT_DIR": OUTPUTS, "LAUNCH_CHECKPOINT_DIR": CHECKPOINT}
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
@@ -215,13 +221,26 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
 
 def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
     """How the job's processes are confined, as its queue asks."""
+    root = os.path.realpath(attempt.folder.root)
+    own = (f"{root}/{name}" for name in _OWN)
     return Confinement(
         demands.sandbox,
+        context.layers.bubblewrap if demands.sandbox else "",
         demands.account_of(attempt.record.user),
         demands.limits,
-        hidden=(str(context.settings.work_dir),),
-        writable=(str(attempt.folder.path), *demands.writable),
+        hidden=tuple(filter(None, (os.path.realpath(context.settings.work_dir), _socket_of(context.settings)))),
+        # What it may not write is in the folder too: how it ended, whose it is.
+        readable=tuple(filter(None, (root, attempt.environment))),
+        own=tuple(folder for folder in own if os.path.isdir(folder)),
+        writable=demands.writable,
+        gpus=attempt.record.gpus,
     )
+
+
+def _socket_of(settings: Settings) -> str:
+    """The path of the socket at which Redis listens; '' for none."""
+    found = re.fullmatch(r"(?:redis\+)?(?:unix|socket)://(?:[^/@]*@)?(/[^?]*).*", settings.redis_url)
+    return os.path.realpath(unquote(found[1])) if found else ""
 
 
 def ending_of(spec: RunSpec) -> Ending:

@@ -12,6 +12,7 @@ from typing import Any
 from launch_worker.ids import new_run_id
 from launch_worker.runners.job import TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.runners.process.tree import ProcessId
@@ -35,8 +36,9 @@ def pid_in(path: Path) -> ProcessId:
 class Jobs:
     """Starts the jobs of one test through a process runner."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, confinement: Confinement | None = None) -> None:
         self.folder = folder
+        self.confinement = confinement
         self.runner = ProcessRunner().open()
         self.envs: dict[str, dict[str, str]] = {}
 
@@ -66,6 +68,7 @@ class Jobs:
             timeout_s=timeout_s,
             start_by=start_by,
             ending=ending,
+            confinement=self.confinement,
         )
 
     def shell(self, script: str, **options: Any) -> JobHandle:

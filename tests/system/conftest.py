@@ -20,6 +20,7 @@ from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.sandboxes import variables_of_all
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
@@ -65,6 +66,7 @@ class Cluster:
         self.env |= TIMES | {"LAUNCH_REDIS_URL": redis_url, "LAUNCH_WORK_DIR": str(folder / "work")}
         self.env["LAUNCH_ALLOW_ROOT"] = "1"
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
+        self.env |= variables_of_all(folder)
         #: Variables of commands and no worker: a server's address, in place of Redis'.
         self.door: dict[str, str] = {}
         self.api = Api(settings=Settings.from_env(self.env))

@@ -9,7 +9,10 @@ import pytest
 from launch_worker.api.client import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.sandboxes import needs_bubblewrap
 from tests.system.conftest import Cluster
+
+pytestmark = needs_bubblewrap
 
 #: Account that no machine has.
 NOBODY = "no-such-account-here"
@@ -46,6 +49,7 @@ def test_a_worker_that_cannot_confine_as_a_queue_asks_takes_nothing_of_it_and_sa
     assert run.wait(30) is RunState.FINISHED
 
 
+<<<<<<< HEAD
 @pytest.mark.skipif(os.geteuid() != 0, reason="a worker of root is meant")
 def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster: Cluster) -> None:
     cluster.api.create_queue("boxes", resource="container")
@@ -62,3 +66,32 @@ def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster:
     assert run.refresh().state is RunState.PENDING
     cluster.worker()
     assert run.wait(30) is RunState.FINISHED
+=======
+def test_a_run_of_a_private_queue_sees_nothing_of_its_worker_and_says_what_any_run_says(cluster: Cluster) -> None:
+    cluster.api.create_queue("lab", sandbox="private")
+    worker = cluster.worker("lab")
+    work_dir = cluster.env["LAUNCH_WORK_DIR"]
+    script = f"""
+        find {work_dir} -name guard.sock -o -name 'report*' -o -name lock
+        find {work_dir}/workers -mindepth 3 -maxdepth 3 | wc -l
+        [ -e /proc/{worker.pid} ] && echo sees its worker
+        kill {worker.pid} 2>/dev/null && echo has signalled it
+        echo '{{"message": "half of it", "summary": {{"best": 1}}}}' >> $LAUNCH_RUN_DIR/to_worker
+        cat $LAUNCH_CONFIG > /dev/null && echo knows its configuration
+        cd $LAUNCH_RUN_DIR && echo mine > mine && cat mine
+        exit 3
+        """
+    run = submit(["sh", "-c", script], queue="lab", api=cluster.api)
+    assert run.wait(30) is RunState.FAILED
+    assert run.logs().decode().split("\n") == ["1", "knows its configuration", "mine", ""]
+    record = run.refresh()
+    assert (record.exit_code, record.summary) == (3, '{"best": 1}')
+    # What does not start says so as it does anywhere.
+    missing = submit(["no-such-program"], queue="lab", api=cluster.api)
+    assert missing.wait(30) is RunState.FAILED
+    assert missing.refresh().reason == "command 'no-such-program' was not found on this worker"
+    killed = submit(["sh", "-c", "kill -KILL $$"], queue="lab", api=cluster.api)
+    assert killed.wait(30) is RunState.FAILED
+    assert killed.refresh().signal == "SIGKILL"
+    assert cluster.api.workers()[0].description["layers"] == ["bubblewrap"]
+>>>>>>> 7d71465f (Jobs of a private or strict queue run in a sandbox of bubblewrap)

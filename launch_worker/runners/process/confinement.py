@@ -1,10 +1,26 @@
-"""Says how one job is confined: in which sandbox, as which user, within which limits, and what it may reach."""
+"""Confines one job: says in which sandbox it runs, as which user, within which limits, and what it may reach."""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from launch_worker.errors import StartError
 from launch_worker.queues.confinement import NO_LIMITS, Limits
+from launch_worker.runners.process.devices import nodes_of
+from launch_worker.runners.process.spawn import check_program, explain_refusal
+
+#: Folders of which a job in a sandbox of bubblewrap gets its own, which are empty at first and gone with it.
+OWN_FOLDERS = ("/tmp", "/var/tmp", "/run")
+#: Folders in those that programs need of the machine: they say where its name servers are.
+_OF_MACHINE = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf")
+#: Numbers of the errors with which the system refuses any job.
+_OF_THE_MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
+#: Variables that name folders of the machine which a job in a sandbox has not, or may not write to.
+_OF_FOLDERS = ("TMPDIR", "XDG_RUNTIME_DIR")
 
 
 @dataclass(frozen=True)
@@ -13,12 +29,76 @@ class Confinement:
 
     #: private, strict, or '' for no sandbox.
     sandbox: str = ""
+    #: Path of bubblewrap, which makes the sandbox; '' where Landlock does.
+    bubblewrap: str = ""
     #: Account of the processes; '' for the worker's own.
     user: str = ""
     limits: Limits = NO_LIMITS
-    #: Folder of the worker, of which a job in a sandbox sees only what is named here.
+    #: Folders and sockets of which a job in a sandbox sees nothing but what is named below.
     hidden: tuple[str, ...] = ()
-    #: Folders that a job in a sandbox can read though they are hidden.
+    #: Folders that it can read though they are hidden.
     readable: tuple[str, ...] = ()
-    #: Folders in which a job in a sandbox can write.
+    #: Folders of its own, in which it can write though they are hidden.
+    own: tuple[str, ...] = ()
+    #: Folders of the machine in which it can write.
     writable: tuple[str, ...] = ()
+    #: GPUs that it may use.
+    gpus: tuple[str, ...] = ()
+
+    def confine(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str
+    ) -> tuple[list[str], dict[str, str], dict[str, Any]]:
+        """The command and the environment of the confined job, and further fields of the guard's order.
+
+        Raises StartError.
+        """
+        if not self.sandbox:
+            return list(argv), dict(env), {}
+        inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
+        if self.gpus and all(gpu.isdigit() for gpu in self.gpus):
+            # The driver numbers anew those that it can open.
+            inside["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(self.gpus))))
+        # bubblewrap would say so in the job's output, and exit as a job that has failed.
+        try:
+            check_program(list(argv), env=env, cwd=cwd)
+        except (OSError, ValueError) as error:
+            fault = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+            raise StartError(explain_refusal(error, "".join(argv[:1]), cwd), worker_fault=fault) from None
+        return [*self._wrap(cwd), "--", *argv], inside, {"sandboxed": True}
+
+    def _wrap(self, cwd: str) -> list[str]:
+        """The command of bubblewrap. Later mounts hide earlier ones."""
+        words = [self.bubblewrap, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
+        if self.sandbox == "strict":
+            words.append("--unshare-net")
+        words += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        for node in nodes_of(self.gpus):
+            words += ["--dev-bind", node, node]
+        for folder in OWN_FOLDERS:
+            if os.path.isdir(folder) and not os.path.islink(folder):
+                words += ["--tmpfs", folder]
+        for folder in _OF_MACHINE:
+            words += ["--ro-bind-try", folder, folder]
+        if _is_below(cwd, OWN_FOLDERS):
+            words += ["--ro-bind", cwd, cwd]
+        for folder in self.readable:
+            if not _is_below(folder, self.hidden):
+                words += ["--ro-bind", folder, folder]
+        for folder in self.writable:
+            words += ["--bind-try", folder, folder]
+        for path in self.hidden:
+            if os.path.isdir(path):
+                words += ["--tmpfs", path]
+            elif os.path.exists(path):
+                words += ["--ro-bind", "/dev/null", path]
+        for folder in self.readable:
+            if _is_below(folder, self.hidden):
+                words += ["--ro-bind", folder, folder]
+        for folder in self.own:
+            words += ["--bind", folder, folder]
+        return [*words, "--chdir", cwd]
+
+
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    """Whether a path lies in one of the folders, and is none of them."""
+    return any(path.startswith(f"{folder}/") for folder in folders)

@@ -232,6 +232,7 @@ class Guard:
         stop_signal: int = signal.SIGTERM,
         stops_main: bool = False,
         oom_kills: int | None = None,
+        sandboxed: bool = False,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
@@ -261,6 +262,7 @@ class Guard:
         job.output = Piped(pipe, log, limit_bytes=log_bytes)
         job.stop_signal, job.stops_main = stop_signal, stops_main
         job.oom_kills = oom_kills
+        job.is_sandboxed = sandboxed
         job.channel = channel
         self.jobs.add_started(job)
         if brief_s > 0:
@@ -286,6 +288,7 @@ class Guard:
         stop_signal: int = signal.SIGTERM,
         stops_main: bool = False,
         oom_kills: int | None = None,
+        sandboxed: bool = False,
         came: list[int] | None = None,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
@@ -302,6 +305,7 @@ class Guard:
                 job.room_at = boot_time_s()
                 self._outputs.follow(job)
         job.is_adopted = True
+        job.is_sandboxed = sandboxed
         job.stop_signal, job.stops_main = stop_signal, stops_main
         job.oom_kills = oom_kills
         job.main = ProcessId(pid, start)

@@ -45,6 +45,9 @@ class GuardedJob:
         #: Number of the signal that asks the job to end, and whether the main process alone gets it while it lives.
         self.stop_signal: int = signal.SIGTERM
         self.stops_main = False
+        #: Whether the main process is the monitor of a sandbox; and the program in there, once it was looked for.
+        self.is_sandboxed = False
+        self.program: ProcessId | None = None
         #: Boot time at which the job counts as brief no more and `started` is sent; None once it was.
         self.report_start_at: float | None = None
         #: Descriptor of the main process of an adopted job, whose exit is seen through it; its parent reaps it.
@@ -126,7 +129,8 @@ class GuardedJob:
     @property
     def ended_by(self) -> StopReason:
         """Why its main process was signalled, or could not be though it should have been; '' for neither."""
-        is_signalled = self.was_stopped or (self.signalled and self.main in self.signalled) or self.main in self.foreign
+        mains = {self.main, self.program or self.main}
+        is_signalled = self.was_stopped or not mains.isdisjoint(self.signalled) or not mains.isdisjoint(self.foreign)
         return self.stopped_by if is_signalled else ""
 
     def due(self) -> float:

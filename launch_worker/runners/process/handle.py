@@ -19,7 +19,7 @@ from launch_worker.model.signals import number_of
 from launch_worker.model.usage import Used
 from launch_worker.runners.job import TERM_ALL, Ending, Exited, Lease, Look
 from launch_worker.runners.output import bytes_in
-from launch_worker.runners.process import oom, tree
+from launch_worker.runners.process import oom, sandboxed, tree
 from launch_worker.runners.process.direct_channel import DirectChannel
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.runners.talk_folder import announce_stop
@@ -89,6 +89,11 @@ class JobHandle:
         assert self.main is not None
         return self.main.pid
 
+    @property
+    def is_sandboxed(self) -> bool:
+        """Whether the main process is the monitor of a sandbox, in which the program runs."""
+        return bool(self.order.get("sandboxed"))
+
     def note_used(self, used: Sequence[Any]) -> None:
         """Note what its ended processes have used: seconds of CPU, and bytes of the largest one, 0 for not known."""
         cpu_s, peak_memory = used
@@ -136,7 +141,12 @@ class JobHandle:
         """Send a signal from this process: no order of the guard is needed, so a guard of any release will do."""
         assert self.main is not None
         marked = tree.marks(self.order["env"])
-        for process in tree.members(self.main, marked=marked) if to_all else [self.main]:
+        main: ProcessId | None = self.main
+        if self.is_sandboxed:
+            main = sandboxed.program_of(self.main)
+        for process in tree.members(self.main, marked=marked) if to_all else [main]:
+            if process is None or (self.is_sandboxed and process == self.main):
+                continue
             try:
                 tree.send(process, number_of(name))
             except OSError as error:
@@ -202,3 +212,5 @@ class LeftJob:
     log: str = ""
     #: What its ended processes have used: seconds of CPU, and bytes of the largest one; None where not known.
     used: Sequence[Any] | None = None
+    #: Whether the main process is the monitor of a sandbox.
+    is_sandboxed: bool = False

@@ -64,4 +64,5 @@ def _entry(job: GuardedJob) -> dict[str, Any]:
         "kept": job.is_kept,
         "oom": job.is_out_of_memory,
         "used": job.used,
+        "sandboxed": job.is_sandboxed,
     }

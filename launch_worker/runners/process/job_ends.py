@@ -8,7 +8,7 @@ import select
 import signal
 
 from launch_worker.clock import boot_time_s
-from launch_worker.runners.process import oom, reaped, tree
+from launch_worker.runners.process import oom, reaped, sandboxed, tree
 from launch_worker.runners.process.exits import Exit, ExitFile
 from launch_worker.runners.process.failsafe import Failsafe
 from launch_worker.runners.process.guarded_job import FIRST_PAUSE_S, GuardedJob
@@ -28,6 +28,8 @@ _WATCH_AGAIN_S = 0.5
 #: Seconds between two looks at a job that is being ended, at most; and at one whose last processes cannot be ended.
 _PAUSE_S = 0.1
 _IN_VAIN_S = 1.0
+#: Seconds that the kernel has to take an empty sandbox apart, before it is looked whether something is left in it.
+_EMPTIED_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,7 +78,15 @@ class JobEnds:
                 os.waitpid(ended.si_pid, 0)
                 self._jobs.note_reaped(ended.si_pid)
             else:
-                self._failsafe.call("an orphan", self._jobs.reap_orphan, ended.si_pid)
+                self._failsafe.call("an orphan", self._reap_orphan, ended.si_pid)
+
+    def _reap_orphan(self, pid: int) -> None:
+        job = self._jobs.owner_of(pid)
+        self._jobs.reap_orphan(pid)
+        if job is not None and job.is_sandboxed and job.has_exited and self._jobs.has(job):
+            # What is left of a sandbox ends with its first process.
+            job.look_at = 0.0
+            self._conclude(job)
 
     def watch_adopted(self, job: GuardedJob) -> None:
         """Wait for the exit of a main process that is no child of this guard."""
@@ -115,6 +125,9 @@ class JobEnds:
             del self._by_pidfd[job.pidfd]
             os.close(job.pidfd)
             job.pidfd = job.reaped_by = None
+        said = status
+        if job.is_sandboxed and status is not None:
+            status = sandboxed.status_of(status)
         job.has_exited = True
         job.status = status
         if job.stops_main and job.kill_at is not None:
@@ -124,16 +137,28 @@ class JobEnds:
         # Should anything from here on fail, the rest follows at the next look.
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
-        if status is not None and not job.ended_by:
-            job.is_out_of_memory = oom.has_ended(job.pid, status, kills_before=job.oom_kills)
+        if said is not None and not job.ended_by:
+            # By the exit code of a sandbox's monitor: the killed process is another one, as under a shell.
+            job.is_out_of_memory = oom.has_ended(job.pid, said, kills_before=job.oom_kills)
         if status is not None and self._exits is not None:
             was_full = job.output is not None and job.output.disk_was_full
             exited = Exit(status, job.ended_by, job.look_at, job.used, was_full, job.is_out_of_memory)
             job.is_kept = self._exits.keep(job.attempt, exited)
-        if job.report_start_at is not None and not self._jobs.living_of(job):
-            self._jobs.remove(job)
-            self._reports.ended(job)
-            return
+        self._conclude(job)
+
+    def _conclude(self, job: GuardedJob) -> None:
+        """Report a brief job whose main process has ended in one message if nothing is left of it."""
+        if job.report_start_at is not None:
+            living = self._jobs.living_of(job)
+            if not living:
+                self._jobs.remove(job)
+                self._reports.ended(job)
+                return
+            if job.is_sandboxed and job.look_at > 0 and not any(tree.children(each.pid) for each in living):
+                # The first process of the sandbox, which has nothing to wait for.
+                job.look_at = boot_time_s() + _EMPTIED_S
+                self._poller.be_due(job.look_at)
+                return
         self.step(job)
 
     def _awaits_reaping(self, job: GuardedJob, pidfd: int) -> bool:
@@ -209,8 +234,15 @@ class JobEnds:
         Processes that begin later have the grace: a job may save its work by starting other programs. Of a job that
         `stops_main`, only the main process gets it while it lives.
         """
+        main: ProcessId | None = job.main
+        if job.is_sandboxed and not job.has_exited:
+            main = job.program = job.program or sandboxed.program_of(job.main)
+            if main is None:
+                return  # the sandbox is being made; it is looked at again
+            living = [process for process in living if process != job.main]
+            self._send(job, job.main, signal.SIGCONT)  # as below
         if job.stops_main and not job.has_exited:
-            living = [process for process in living if process == job.main]
+            living = [process for process in living if process == main]
         is_first = job.ends_since is None
         if job.ends_since is None:
             job.ends_since = math.floor(boot_time_s() * _TICKS_PER_S)

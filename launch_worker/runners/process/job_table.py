@@ -113,6 +113,13 @@ class JobTable:
             previous = orphans
         return [job.main]
 
+    def owner_of(self, pid: int) -> GuardedJob | None:
+        """The job of a child of this process that is no main process; None where it is not known."""
+        try:
+            return self._owner(pid)
+        except OSError:
+            return None
+
     def _owner(self, pid: int) -> GuardedJob | None:
         """The job of an orphan that has come to this process, and may have ended."""
         owner = self._owners.get(pid)

@@ -20,7 +20,7 @@ from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.model.units import format_duration
 from launch_worker.runners.job import LAPSED, TERM_ALL, Ending, Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
-from launch_worker.runners.process import oom, orphans, tree
+from launch_worker.runners.process import oom, orphans, sandboxed, tree
 from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
 from launch_worker.runners.process.exits import Exit, keep_exit, read_exits
@@ -120,8 +120,9 @@ class ProcessRunner:
         may wait for the end of the job: one report of a brief job is cheaper than three. Its events are there already.
         From the boot time `start_by` on the job does not start any more.
         """
+        more: dict[str, Any] = {}
         if confinement is not None:
-            raise StartError(f"this release confines no processes: {confinement}")
+            argv, env, more = confinement.confine(argv, env=env, cwd=str(cwd))
         output = str(log_path)
         if boot_time_s() >= start_by:
             # The guard looks once more: this process may be frozen from here on.
@@ -136,8 +137,11 @@ class ProcessRunner:
             "log": output,
             "folder": os.path.dirname(output),
             "lease": lease,
+            **more,
         }
         self.guard.await_hello()
+        if not more.keys() <= set(self.guard.knows):
+            raise StartError("the guard of this worker is of a release that has no sandboxes; start the worker anew")
         handle = JobHandle(key, order, events, self, lease=lease, start_by=start_by, ending=ending)
         if "pipes" in self.guard.knows:
             handle.pipe = make_pipe()
@@ -242,6 +246,7 @@ class ProcessRunner:
     ) -> JobHandle:
         """Supervise a job that another worker left; `env` holds its marks. To be called before `open`."""
         order = {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder), "log": left.log}
+        order |= {"sandboxed": True} if left.is_sandboxed else {}
         handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe, ending=ending)
         handle.generation = self.guard.generation
         if left.used is not None:
@@ -369,6 +374,7 @@ class ProcessRunner:
         assert ended is not None
         status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
         is_oom = _is_out_of_memory(handle, status, stopped_by)
+        status = sandboxed.status_of(status) if handle.is_sandboxed else status
         exited = Exit(status, stopped_by, boot_time_s(), is_out_of_memory=is_oom)
         is_kept = bool(self.folder) and keep_exit(self.folder, os.path.basename(handle.order["folder"]), exited)
         handle.note_used(of_rusage(os.wait4(handle.main.pid, 0)[2]))
@@ -407,6 +413,7 @@ class ProcessRunner:
                 "lease": handle.lease,
                 "stop_grace_s": handle.stop_grace_s,
                 "folder": handle.order["folder"],
+                **({"sandboxed": True} if handle.is_sandboxed else {}),
                 **self._ending_of(handle),
                 **self._kills_before(handle),
             }

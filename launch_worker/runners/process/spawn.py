@@ -10,7 +10,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 #: Signals that have their usual meaning again in a started process.
 _USUAL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -46,7 +46,39 @@ def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
     raise refusal or passed
 
 
-def _candidates(program: str, env: Mapping[str, str]) -> Iterator[str]:
+def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
+    """Raise the OSError with which `spawn` would refuse this command, for a program that is started by another one."""
+    if not argv:
+        raise ValueError("it is empty")
+    if not os.path.isdir(cwd):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
+    if not os.access(cwd, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), cwd)
+    refusal: OSError | None = None
+    for candidate in _candidates(argv[0], env, cwd):
+        path = os.path.join(cwd, candidate)
+        if not os.path.exists(path):
+            continue
+        if os.path.isdir(path) or not os.access(path, os.X_OK):
+            refusal = refusal or PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        elif os.path.exists(_interpreter(path)):
+            return
+    raise refusal or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+
+
+def _interpreter(path: str) -> str:
+    """The interpreter that a script names in its first line; the program itself where it is no script."""
+    try:
+        with open(path, "rb") as file:
+            words = file.readline(256)
+    except OSError:
+        return path
+    named = words[2:].split(maxsplit=1)
+    return os.fsdecode(named[0]) if words.startswith(b"#!") and named else path
+
+
+def _candidates(program: str, env: Mapping[str, str], cwd: str = "") -> Iterator[str]:
+    """The paths at which a program may be; `cwd` is where relative ones begin, '' for this process's folder."""
     if not program:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
     if "/" in program:
@@ -55,7 +87,7 @@ def _candidates(program: str, env: Mapping[str, str]) -> Iterator[str]:
     for folder in env.get("PATH", os.defpath).split(os.pathsep):
         path = f"{folder}/{program}" if folder else program
         # A look costs a hundredth of a process that fails.
-        if os.access(path, os.F_OK):
+        if os.access(os.path.join(cwd, path), os.F_OK):
             yield path
 
 

@@ -69,6 +69,7 @@ def take_over(
                 next(pipes, None) if job.get("log") else None,
                 job.get("log", ""),
                 job.get("used"),
+                job.get("sandboxed", False),
             )
             for job in answer["jobs"]
         ]

@@ -19,6 +19,7 @@ from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.protocol import SOCKET
@@ -26,6 +27,7 @@ from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.runners.process.takeover import take_over
 from tests.conftest import wait_until
 from tests.support.processes import guard_of
+from tests.support.sandboxes import in_bubblewrap, needs_bubblewrap
 
 #: A job's script: it goes on once the test lets it.
 UNTIL_GO = "until [ -e go ]; do sleep 0.05; done"
@@ -34,7 +36,9 @@ UNTIL_GO = "until [ -e go ]; do sleep 0.05; done"
 class Former:
     """A worker that starts one job and leaves it to the next one, all in this process."""
 
-    def __init__(self, folder: Path, script: str, *, hold_s: float = 30.0) -> None:
+    def __init__(
+        self, folder: Path, script: str, *, hold_s: float = 30.0, confinement: Confinement | None = None
+    ) -> None:
         self.folder = folder
         self.attempt = folder / "runs" / "r.1.7"
         self.attempt.mkdir(parents=True)
@@ -53,6 +57,7 @@ class Former:
             lease=None,
             events=queue.SimpleQueue(),
             timeout_s=20.0,
+            confinement=confinement,
         )
         now = boot_time_s()
         self.runner.renew({"r.1": (now + hold_s, now + hold_s + 0.5)})
@@ -114,6 +119,18 @@ def test_what_it_has_used_is_told_to_the_next_worker(tmp_path: Path) -> None:
     assert end_of(handle) == Exited(3, "")
     assert handle.used.cpu_s is not None
     assert handle.used.cpu_s > 0.02, "with what it had used before"
+    let_go(runner, lock_fd)
+
+
+@needs_bubblewrap
+def test_one_in_a_sandbox_is_signalled_and_ends_as_before(tmp_path: Path) -> None:
+    former = Former(tmp_path, f"touch begun; {UNTIL_GO}", confinement=in_bubblewrap(tmp_path))
+    wait_until((tmp_path / "begun").exists)
+    former.leave()
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    handle.signal("SIGUSR1", to_all=False)
+    assert end_of(handle) == Exited(-signal.SIGUSR1, "")
     let_go(runner, lock_fd)
 
 
