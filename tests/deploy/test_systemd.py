@@ -21,7 +21,12 @@ from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_
 from tests.system.conftest import cluster as cluster
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-NAMES = ("launch-worker@.service", "launch-beat.service", "launch-server.service", "launch-exporter.service")
+NAMES = (
+    *("launch-worker@.service", "launch-worker-sandboxed@.service"),
+    *("launch-beat.service", "launch-server.service", "launch-exporter.service"),
+)
+#: Settings with which a unit's /proc is covered in part, or namespaces are refused: no sandbox can be made then.
+AGAINST_SANDBOXES = {"ProtectKernelTunables", "ProtectKernelLogs", "ProtectProc", "ProcSubset", "RestrictNamespaces"}
 
 
 def settings(unit: str) -> dict[str, str]:
@@ -53,6 +58,16 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     )
     ours = [line for line in verified.stderr.splitlines() if "launch" in line]
     assert (verified.returncode, ours) == (0, []), verified.stderr
+
+
+def test_the_unit_for_sandboxes_differs_in_what_these_need_and_is_harder_otherwise() -> None:
+    usual, sandboxed = settings("launch-worker@.service"), settings("launch-worker-sandboxed@.service")
+    assert usual.keys() - sandboxed.keys() == AGAINST_SANDBOXES & usual.keys()
+    assert not AGAINST_SANDBOXES & sandboxed.keys()
+    assert sandboxed["CapabilityBoundingSet"] == ""
+    assert {name for name in usual.keys() & sandboxed.keys() if usual[name] != sandboxed[name]} == {
+        *("Description", "ProtectSystem"),
+    }
 
 
 def test_a_unit_with_a_fault_would_be_found(tmp_path: Path) -> None:

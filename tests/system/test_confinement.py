@@ -49,7 +49,6 @@ def test_a_worker_that_cannot_confine_as_a_queue_asks_takes_nothing_of_it_and_sa
     assert run.wait(30) is RunState.FINISHED
 
 
-<<<<<<< HEAD
 @pytest.mark.skipif(os.geteuid() != 0, reason="a worker of root is meant")
 def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster: Cluster) -> None:
     cluster.api.create_queue("boxes", resource="container")
@@ -66,7 +65,8 @@ def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster:
     assert run.refresh().state is RunState.PENDING
     cluster.worker()
     assert run.wait(30) is RunState.FINISHED
-=======
+
+
 def test_a_run_of_a_private_queue_sees_nothing_of_its_worker_and_says_what_any_run_says(cluster: Cluster) -> None:
     cluster.api.create_queue("lab", sandbox="private")
     worker = cluster.worker("lab")
@@ -94,4 +94,3 @@ def test_a_run_of_a_private_queue_sees_nothing_of_its_worker_and_says_what_any_r
     assert killed.wait(30) is RunState.FAILED
     assert killed.refresh().signal == "SIGKILL"
     assert cluster.api.workers()[0].description["layers"] == ["bubblewrap"]
->>>>>>> 7d71465f (Jobs of a private or strict queue run in a sandbox of bubblewrap)
