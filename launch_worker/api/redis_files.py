@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,11 +30,12 @@ class RedisFiles(RedisRuns):
     def files(self, run_id: str, attempt: int | None) -> RunFiles:
         record, is_past = self._record_of_files(run_id)
         attempt_of(record, attempt)
-        kept, notices = read_outputs(record.outputs), []
+        kept = read_outputs(record.outputs)
+        notices: list[str] = []
         number = _ready(kept, attempt)
         sending = [one for one, outputs in kept.items() if outputs.is_sending and attempt in (None, one)]
-        for one in sending:
-            notices.append(f"the outputs of attempt {one} are on their way: {record.worker or 'a worker'} sends them")
+        if not is_past:
+            notices += self._on_their_way(record, attempt, kept, sending)
         if record.state is RunState.RUNNING and attempt in (None, record.attempt):
             notices.append(f"attempt {record.attempt} runs; what it leaves is listed once it has ended")
         saved = saved_files(record) if attempt is None else []
@@ -79,6 +80,26 @@ class RedisFiles(RedisRuns):
         if found is None or found.sha256 != file.sha256:
             raise _gone(run_id, file)
         return _content(_store(url), found, start, end)
+
+    def _on_their_way(
+        self, record: Record, attempt: int | None, kept: Mapping[int, KeptOutputs], sending: Collection[int]
+    ) -> Iterator[str]:
+        """Say of outputs that are not in the store who sends them."""
+        newest = record.attempt
+        # A worker that died has said nothing of what its job left.
+        is_lost = record.state is RunState.CRASHED and attempt in (None, newest) and newest not in kept
+        if not sending and not (is_lost and self.settings.output_url):
+            return
+        hosts = {said.get("host") for said in self.store.workers()} if record.host else set()
+        where = f"{record.host}, and its worker {record.worker} is gone: the next one that starts there sends them"
+        for one in sending:
+            if one == newest and record.host and record.host not in hosts:
+                yield f"the outputs of attempt {one} wait on {where}"
+            else:
+                sender = record.worker if one == newest and record.worker else "a worker"
+                yield f"the outputs of attempt {one} are on their way: {sender} sends them"
+        if is_lost and self.settings.output_url and record.host and record.host not in hosts:
+            yield f"if attempt {newest} left outputs, they are on {where}"
 
     def _record_of_files(self, run_id: str) -> tuple[Record, bool]:
         """The record, and whether only the archive has it."""

@@ -204,7 +204,25 @@ def test_outputs_on_their_way_are_told_of(through: Api, store: Store, run: str) 
     point(store, run, {"1": {"sending": True}})
     files = through.run(run).files()
     assert (files.is_sending, [file.path for file in files]) == (True, ["build.log"])
-    assert "on their way" in files.notices[0]
+    assert "the outputs of attempt 1 " in files.notices[0]
+
+
+def test_outputs_on_the_machine_of_a_dead_worker_are_told_of(through: Api, store: Store) -> None:
+    record = claim(store, create(store))
+    crash(store, record)
+    host, worker = store.get(record.id).host, store.get(record.id).worker
+    gone = f"on {host}, and its worker {worker} is gone: the next one that starts there sends them"
+    assert through.run(record.id).files().notices == [f"if attempt 1 left outputs, they are {gone}"]
+    point(store, record.id, {"1": {"sending": True}})
+    assert through.run(record.id).files().notices == [f"the outputs of attempt 1 wait {gone}"]
+    said = {"worker": "w@h", "state": "running", "pid": 1, "slots": 1, "running": 0, "queues": ["default"]}
+    description = {"owner": "owner2", "host": host, **said}
+    store.heartbeat(
+        [], owner="owner2", worker="w@h", lease_s=30.0, gone_s=60.0, description=description, queues=["default"]
+    )
+    assert through.run(record.id).files().notices == [f"the outputs of attempt 1 are on their way: {worker} sends them"]
+    point(store, record.id, {"1": {"files": 0, "at": 1}})
+    assert through.run(record.id).files(attempt=1).notices[1:] == []
 
 
 def test_who_does_not_reach_the_store_is_told_where_the_rest_is(api: Api, run: str) -> None:
