@@ -267,7 +267,7 @@ class Adopter:
                     continue  # the job called itself finished, and goes on
                 if record.is_over(labels.token):
                     log.warning("container.left_over run=%s attempt=%d: removed", labels.run, labels.attempt)
-                    runner.remove(container)
+                    runner.remove_over(container, labels)
                 elif self._is_stray(record):
                     self._adopt_stray(record)
         except LaunchError as error:

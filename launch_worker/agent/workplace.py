@@ -68,7 +68,9 @@ class Workplace:
         self._guards = guards
         self._enforcement = enforcement
         self._hung_after_s = hung_after_s
-        self.containers = Containers(store=store, settings=settings, processes=lambda: self.runner)
+        self.containers = Containers(
+            store=store, settings=settings, processes=lambda: self.runner, send_outputs=self.send_outputs
+        )
         #: Keys of what previous workers' attempts hold of this machine, by the name of the attempt's folder.
         self._held_before: dict[str, str] = {}
 

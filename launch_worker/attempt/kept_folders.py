@@ -30,6 +30,18 @@ def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tu
     """The folders of a container that are kept; the places of their copies are made. Raises OSError."""
     if not settings.output_url:
         return ()
+    outputs = outputs_of(folder, spec, settings)
+    with contextlib.suppress(FileExistsError):
+        folder.make_checkpoint()
+    target = folder.path / CHECKPOINT
+    checkpoint = KeptFolder(
+        f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, keeps_link=_keeps_link, is_mirror=True
+    )
+    return (outputs, checkpoint)
+
+
+def outputs_of(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> KeptFolder:
+    """The folder of a container's outputs; the place of its copy is made. Raises OSError."""
     wanted: Callable[[str], bool] = all_files
     if spec.outputs:
         # Imported where a run has patterns: start-up time.
@@ -38,14 +50,7 @@ def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tu
         wanted = wanted_by(spec.outputs)
     target = folder.outputs_of_container(spec.outputs)
     most = (settings.output_bytes, settings.output_files)
-    outputs = KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, *most, wanted, keeps_link=_keeps_link)
-    with contextlib.suppress(FileExistsError):
-        folder.make_checkpoint()
-    target = folder.path / CHECKPOINT
-    checkpoint = KeptFolder(
-        f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, keeps_link=_keeps_link, is_mirror=True
-    )
-    return (outputs, checkpoint)
+    return KeptFolder(f"{LAUNCH_DIR}/{OUTPUTS}", target, *most, wanted, keeps_link=_keeps_link)
 
 
 def _keeps_link(path: str, target: str) -> bool:

@@ -19,6 +19,7 @@ from docker.errors import APIError
 
 from launch_worker.api.client import Run, submit
 from launch_worker.model.states import RunState
+from launch_worker.outputs.stored import StoredOutputs
 from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
@@ -274,19 +275,29 @@ def test_with_retries_and_no_next_worker_the_container_is_gone_before_the_run_is
     assert containers.left() == []
 
 
-def test_a_superseded_container_is_removed_by_the_next_worker(containers: Containers) -> None:
+def test_a_superseded_container_is_removed_by_the_next_worker_and_what_it_left_is_kept(containers: Containers) -> None:
+    """The folder of the first worker is on a machine that is not back."""
     cluster = containers.cluster
+    url = cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{cluster.folder}/kept"
     first = cluster.worker(name="w1")
-    run = containers.submit("[ $LAUNCH_ATTEMPT = 2 ] && exit 0; sleep 600")
+    leave = "cd $LAUNCH_OUTPUT_DIR; mkdir a; echo $LAUNCH_ATTEMPT >a/b; touch c; echo started"
+    run = containers.submit(f"{leave}; [ $LAUNCH_ATTEMPT = 2 ] && exit 0; sleep 600", outputs=["a"])
+    wait_until(lambda: b"started" in run.logs(), what="the job has left its files")
     container = containers.of(run)["Id"]
     first.kill()
     cluster.beat()
     wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
     assert containers.left(status="running") == [container]
     run.retry()
-    cluster.worker(name="w1")
+    cluster.worker(name="w1", env={"LAUNCH_WORK_DIR": str(cluster.folder / "elsewhere")})
     assert ended(run) is RunState.FINISHED
     wait_until(lambda: not containers.left(), what="the old container is removed")
+    wait_until(lambda: run.refresh().outputs.count("bytes") == 2, what="the outputs of both attempts are noted")
+    for attempt in (1, 2):
+        kept = StoredOutputs(url).manifest(run.id, attempt)
+        assert kept is not None
+        assert [(file.path, file.size) for file in kept.files] == [("a/b", 2)]
+    assert list((cluster.folder / "elsewhere").glob("workers/*/over/*")) == []
 
 
 def test_a_crashed_run_whose_container_lives_is_regained(containers: Containers) -> None:

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ class ContainerRunner:
         log_file_bytes: int = 64 << 20,
         redis_url: str = "",
         registry_auth: Path | None = None,
+        left_by: Callable[[Labels], AbstractContextManager[Sequence[KeptFolder]]] = lambda _: nullcontext(()),
     ) -> None:
-        """`redis_url`: where an attempt is held whose container its guard can't end (`end_container`).
+        """`left_by`: gives the folders that are to be kept of a container whose attempt is over, until it is removed.
+
+        `redis_url`: where an attempt is held whose container its guard can't end (`end_container`).
 
         `registry_auth`: the folder with the worker's registry credentials, as of `Credentials`.
         """
@@ -73,6 +77,7 @@ class ContainerRunner:
         self._images = Images(self.engine, Credentials(registry_auth))
         self._guard = guard
         self._redis_url = redis_url
+        self._left_by = left_by
 
     def start(
         self,
@@ -200,12 +205,17 @@ class ContainerRunner:
             if theirs.token < labels.token:
                 log.warning("container.superseded run=%s attempt=%d: removed", theirs.run, theirs.attempt)
                 try:
-                    self.remove(container)
+                    self.remove_over(container, theirs)
                 except EngineAwayError:
                     raise
                 except StartError as error:
                     text = f"what attempt {theirs.attempt} left on this engine could not be removed: {error}"
                     raise StartError(text, worker_fault=True) from None
+
+    def remove_over(self, container: str, labels: Labels) -> None:
+        """Remove a container whose attempt is over, once that is kept which nobody has kept. Raises as `remove`."""
+        with self._left_by(labels) as keeps:
+            self.remove(container, keeps=keeps)
 
     def remove(self, container: str, *, has_run: bool = False, keeps: Sequence[KeptFolder] = ()) -> None:
         """Kill and remove a container, with its anonymous volumes, once copies of the folders `keeps` are made.
