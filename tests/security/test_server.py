@@ -145,7 +145,7 @@ def test_no_request_of_anybody_makes_the_server_fail(server: TestServer, caplog:
     server.shared.acting.store.create(RUN, RunSpec(("true",), queue="nobody", tags=("a",), config={"x": {"value": 1}}))
     caplog.set_level(logging.ERROR, logger="launch_worker.server")
 
-    @settings(max_examples=int(os.environ.get("FUZZ", "150")), database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=int(os.environ.get("FUZZ", "60")), database=None, suppress_health_check=list(HealthCheck))
     @given(requests(), st.sampled_from(clients))
     def asked(request: tuple[str, str, dict[str, str], Any], client: httpx.Client) -> None:
         method, path, query, given_body = request
