@@ -5,6 +5,7 @@ It imports nothing that only Linux has.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -15,16 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+from urllib.parse import quote
 
-from launch_worker.errors import DamagedError, InputError
+from launch_worker.errors import DamagedError, InputError, LaunchError
 from launch_worker.model.run_files import KeptFile
 from launch_worker.outputs.manifest import Link, check_together, why_no_link, why_no_path
 from launch_worker.untrusted.text import plain_line
 
 #: Content of a file from a byte on.
 Read = Callable[[KeptFile, int], Iterator[bytes]]
-#: Files that are fetched at once: many are small, and each costs a way to the server and back.
+#: Contents of several files of one attempt, each taken before the next one.
+ReadSome = Callable[[Sequence[KeptFile]], Iterator[tuple[KeptFile, Iterator[bytes]]]]
+#: Ways on which files are fetched at once.
 _AT_ONCE = 4
+#: Bytes of a file that comes together with others, of all of these, and of their names, which are in an address.
+_SMALL_BYTES, _SOME_BYTES, _NAMES_BYTES = 256 << 10, 4 << 20, 3000
 _PIECE_BYTES = 1 << 20
 #: Files that an error names, and characters of a name that an unfinished file keeps.
 _NAMED, _NAME_CHARS = 5, 150
@@ -56,15 +62,17 @@ def fetch(
     files: Sequence[KeptFile],
     folder: Path,
     read: Read,
+    read_some: ReadSome | None = None,
     *,
     replace: bool = False,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Fetched:
     """Have these files in the folder, which is made where it is missing.
 
-    `on_bytes` is called with numbers of bytes that are there or have come, from several threads. Raises InputError,
-    before anything is fetched, for a file that is there with another content, unless such files shall be replaced; and
-    for a link in the way. Raises DamagedError for content that is not what was said; LaunchError.
+    `read_some` reads small files together. `on_bytes` is called with numbers of bytes that are there or have come, from
+    several threads; with one below 0 where bytes are to come again. Raises InputError, before anything is fetched, for
+    a file that is there with another content, unless such files shall be replaced; and for a link in the way. Raises
+    DamagedError for content that is not what was said; LaunchError.
     """
     try:
         targets = [_Target(file, folder / _checked(file)) for file in files]
@@ -74,7 +82,9 @@ def fetch(
     try:
         missing = _missing(targets, folder, read, replace=replace, on_bytes=on_bytes)
         folder.mkdir(parents=True, exist_ok=True)
-        _each(lambda one: _fetch(one, folder, read, on_bytes), [one for one in missing if not one.file.link])
+        plain = [one for one in missing if not one.file.link]
+        batches = [[one] for one in plain] if read_some is None else list(_batches(plain))
+        _each(lambda some: _fetch_some(some, folder, read, read_some, on_bytes), batches)
         # At last: nothing is written through a link.
         for one in missing:
             if one.file.link:
@@ -154,21 +164,39 @@ def _hash(file: BinaryIO) -> hashlib._Hash:
     return seen
 
 
-def _each(work: Callable[[_Target], None], targets: Sequence[_Target]) -> None:
+def _batches(targets: Sequence[_Target]) -> Iterator[list[_Target]]:
+    """The files in groups that come together; large ones and those that were begun are alone."""
+    some: list[_Target] = []
+    size = names = 0
+    for one in targets:
+        name = len(quote(one.file.path)) + len("&path=")
+        if one.file.size > _SMALL_BYTES or not one.file.sha256 or _facts(one.partial) is not None:
+            yield [one]
+            continue
+        if some and (size + one.file.size > _SOME_BYTES or names + name > _NAMES_BYTES):
+            yield some
+            some, size, names = [], 0, 0
+        some.append(one)
+        size, names = size + one.file.size, names + name
+    if some:
+        yield some
+
+
+def _each(work: Callable[[list[_Target]], None], batches: Sequence[list[_Target]]) -> None:
     """Do the work for some at once; the first error ends it."""
-    if len(targets) < 2:
-        for one in targets:
-            work(one)
+    if len(batches) < 2:
+        for some in batches:
+            work(some)
         return
     over = threading.Event()
 
-    def unless_over(one: _Target) -> None:
+    def unless_over(some: list[_Target]) -> None:
         if not over.is_set():
-            work(one)
+            work(some)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="files") as pool:
         try:
-            for done in [pool.submit(unless_over, one) for one in targets]:
+            for done in [pool.submit(unless_over, some) for some in batches]:
                 done.result()
         finally:
             over.set()
@@ -187,6 +215,28 @@ def _link(one: _Target, folder: Path) -> None:
             return
         shutil.copyfile(one.path.parent / one.file.link, made)
     os.replace(made, one.path)
+
+
+def _fetch_some(
+    some: list[_Target], folder: Path, read: Read, read_some: ReadSome | None, on_bytes: Callable[[int], None]
+) -> None:
+    left, begun = {one.file.path: one for one in some}, 0
+
+    def note(count: int) -> None:
+        nonlocal begun
+        begun += count
+        on_bytes(count)
+
+    if len(some) > 1 and read_some is not None:
+        # What goes wrong on the way shows again, or not, when the rest is fetched one by one.
+        with contextlib.suppress(LaunchError):
+            for file, content in read_some([one.file for one in some]):
+                _fetch(left[file.path], folder, lambda _, __, content=content: content, note)  # type: ignore[misc]
+                del left[file.path]
+                begun = 0
+        on_bytes(-begun)
+    for one in left.values():
+        _fetch(one, folder, read, on_bytes)
 
 
 def _fetch(one: _Target, folder: Path, read: Read, on_bytes: Callable[[int], None]) -> None:

@@ -127,6 +127,14 @@ class HttpTransport(HttpSubmitter):
         with self.server.answer("GET", path, query={"attempt": file.attempt}, headers=headers) as response:
             yield from self.server.pieces(response)
 
+    def read_files(self, run_id: str, files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        # Imported where several are wanted: start-up time.
+        from launch_worker.api.tar_stream import contents
+
+        query = {"attempt": files[0].attempt, "path": [file.path for file in files]}
+        with self.server.answer("GET", self._run(run_id, "/files.tar"), query=query) as response:
+            yield from contents(self.server.pieces(response), f"{run_id}/", files)
+
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         check_part(part)
         pieces = self._pieces(run_id, part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,6 +80,9 @@ class RedisFiles(RedisRuns):
         if found is None or found.sha256 != file.sha256:
             raise _gone(run_id, file)
         return _content(_store(url), found, start, end)
+
+    def read_files(self, run_id: str, files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        return ((file, self.read_file(run_id, file, 0)) for file in files)
 
     def _on_their_way(
         self, record: Record, attempt: int | None, kept: Mapping[int, KeptOutputs], sending: Collection[int]

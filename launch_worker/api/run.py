@@ -393,7 +393,10 @@ class Files(list["RunFile"]):
         from launch_worker.api.downloads import fetch
 
         files = self._found.below(self._run_id, paths)
-        return fetch(files, Path(root), self._read, replace=replace, on_bytes=on_bytes)
+        return fetch(files, Path(root), self._read, self._read_some, replace=replace, on_bytes=on_bytes)
+
+    def _read_some(self, files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        return self._api.transport.read_files(self._run_id, files)
 
     def _read(self, file: KeptFile, start: int) -> Iterator[bytes]:
         """The content from a byte on; an outage after its first piece is outlasted."""

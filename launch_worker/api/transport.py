@@ -245,6 +245,9 @@ class Transport(Submits, Protocol):
     def read_file(self, run_id: str, file: KeptFile, start: int, end: int | None = None) -> Iterator[bytes]:
         """The content of a file that `files` has named, or a range of it. Raises InputError for one that is gone."""
 
+    def read_files(self, run_id: str, files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        """The contents of several files of one attempt, each to be taken before the next one. Raises as `read_file`."""
+
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         """The part of an attempt's output, piece by piece. Raises InputError; LaunchError for a store that is away."""
 

@@ -28,8 +28,8 @@ _ATTEMPT = Query(ge=1, description="Attempt; without it the latest of which outp
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 #: Whatever a file says of itself: nothing of it is carried out, and no page of this server has it as a part.
 _SAFE = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
-#: Bytes of a block of a tar archive.
-_BLOCK = 512
+#: Bytes of a block of a tar archive, and of what is sent at once: each piece is a way to another thread and back.
+_BLOCK, _PIECE_BYTES = 512, 256 << 10
 #: Kinds of pictures that a page shows: types that no browser carries out anything of.
 _PICTURES = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
 
@@ -87,13 +87,22 @@ def list_files(
 
 @router.get("/runs/{run_id}/files.tar", response_class=StreamingResponse)
 def show_archive(
-    shared: SharedHere, asker: Seeing, run_id: str, attempt: Annotated[int | None, _ATTEMPT] = None
+    shared: SharedHere,
+    asker: Seeing,
+    run_id: str,
+    attempt: Annotated[int | None, _ATTEMPT] = None,
+    path: Annotated[list[str] | None, Query(description="Paths of files; without them all.", max_length=1000)] = None,
 ) -> Response:
-    """All files that are kept with a run, in one tar archive."""
+    """All files that are kept with a run, or those at some paths, in one tar archive."""
     served = Served(shared, asker)
-    files = served.files(run_id, attempt).files
+    found = served.files(run_id, attempt)
+    files: Sequence[KeptFile] = found.files
+    if path:
+        by_path = {file.path: file for file in files}
+        files = [by_path.get(one) or found.file(run_id, one) for one in path]
     headers = {"Content-Disposition": f'attachment; filename="{run_id}.tar"', **_SAFE}
-    return StreamingResponse(_archive(served, run_id, files), media_type="application/x-tar", headers=headers)
+    content = _joined(_archive(served, run_id, files))
+    return StreamingResponse(content, media_type="application/x-tar", headers=headers)
 
 
 @router.get("/runs/{run_id}/files/{path:path}", response_class=StreamingResponse)
@@ -172,3 +181,16 @@ def _archive(served: Served, run_id: str, files: Sequence[KeptFile]) -> Iterator
         yield from served.read_file(run_id, file, 0)
         yield b"\0" * (-file.size % _BLOCK)
     yield b"\0" * (2 * _BLOCK)
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces."""
+    some: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        some.append(piece)
+        size += len(piece)
+        if size >= _PIECE_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    yield b"".join(some)

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from launch_worker.cli.errors import run_command
 from launch_worker.cli.main import group
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.model.run import Record
+from launch_worker.model.run_files import KeptFile
 from launch_worker.model.states import RunState
 from launch_worker.outputs.content import IS_LINK, store_folder
 from launch_worker.outputs.stored import StoredOutputs
@@ -299,6 +300,35 @@ def test_all_files_come_as_one_archive(client: httpx.Client, run: str) -> None:
         found = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
         assert archive.getmember(f"{run}/tool").mode == 0o755
     assert found == {f"{run}/{path}": data for path, data in {**FILES, "build.log": b"built"}.items()}
+
+
+def test_some_files_come_as_one_archive_and_none_that_is_not_there(client: httpx.Client, run: str) -> None:
+    answer = client.get(f"/api/v1/runs/{run}/files.tar", params={"path": ["tool", "best/model.pt"]})
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        assert archive.getnames() == [f"{run}/tool", f"{run}/best/model.pt"]
+    answer = client.get(f"/api/v1/runs/{run}/files.tar", params={"path": ["tool", "nothing"]})
+    assert (answer.status_code, "nothing" in answer.json()["detail"]) == (404, True)
+
+
+def test_many_small_files_with_any_names_come_together(
+    through: Api, store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["ä/ö?&=#%20+ü.txt", f"{'deep/' * 30}{'x' * 100}", "-rf", "path=x", "empty"]
+    files = {name: name.encode() for name in [*names, *(f"part-{number}" for number in range(300))]} | {"empty": b""}
+    run_id = claim(store, create(store)).id
+    leave(store, url, run_id, 1, files, tmp_path)
+    together: list[int] = []
+    read_files = through.transport.read_files
+
+    def noting(run_id: str, some: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        yield from read_files(run_id, some)
+        together.append(len(some))
+
+    monkeypatch.setattr(through.transport, "read_files", noting)
+    assert through.run(run_id).files().download(tmp_path / "got").files == 305
+    got = {path for path in (tmp_path / "got").rglob("*") if path.is_file()}
+    there = {str(path.relative_to(tmp_path / "got")): path.read_bytes() for path in got}
+    assert (there, sum(together), len(together) < 5) == (files, 305, True)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

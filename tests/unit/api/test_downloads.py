@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -42,6 +42,10 @@ class Store:
             raise LaunchError("the server went away")
         for at in range(0, len(data), 1000):
             yield data[at : at + 1000]
+
+    def begun_and_cut(self, path: str) -> Iterator[bytes]:
+        yield self.contents[path][:1000]
+        raise ServerUnavailableError("the server went away")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -88,6 +92,40 @@ def test_an_unfinished_file_that_is_no_beginning_of_it_is_fetched_anew(store: St
     partial.write_bytes(b"x" * 4000)
     fetch(store.files[:1], tmp_path, store.read)
     assert files_of(tmp_path) == {"model.pt": store.contents["model.pt"]}
+
+
+def small(count: int) -> Store:
+    return Store({f"part-{number}": os.urandom(2500) for number in range(count)})
+
+
+def test_small_files_come_together_and_a_large_one_alone(tmp_path: Path) -> None:
+    store, together = small(300), []
+    store.contents["model.pt"] = data = os.urandom(300_000)
+    store.files.append(KeptFile("model.pt", len(data), AT, attempt=1, sha256=hashlib.sha256(data).hexdigest()))
+
+    def read_some(files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        together.append(len(files))
+        return ((file, iter([store.contents[file.path]])) for file in files)
+
+    come: list[int] = []
+    assert fetch(store.files, tmp_path / "out", store.read, read_some, on_bytes=come.append).files == 301
+    assert (files_of(tmp_path / "out"), sum(come)) == (store.contents, 300 * 2500 + 300_000)
+    assert (sum(together), len(together)) == (300, 2)
+    assert store.asked == [("model.pt", 0)]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_is_cut_off_or_wrong_among_several_files_goes_on_file_by_file(tmp_path: Path, wrong: bool) -> None:
+    store, come = small(4), list[int]()
+
+    def read_some(files: Sequence[KeptFile]) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
+        yield files[0], iter([store.contents["part-0"]])
+        yield files[1], iter([b"x" * 2500] if wrong else store.begun_and_cut("part-1"))
+        raise AssertionError("the rest is not asked for together")
+
+    fetch(store.files, tmp_path / "out", store.read, read_some, on_bytes=come.append)
+    assert (files_of(tmp_path / "out"), sum(come)) == (store.contents, 4 * 2500)
+    assert store.asked == [("part-1", 0 if wrong else 1000), ("part-2", 0), ("part-3", 0)]
 
 
 def test_a_content_that_is_not_what_was_listed_is_refused(store: Store, tmp_path: Path) -> None:
