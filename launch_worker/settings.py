@@ -327,7 +327,9 @@ class Settings:
             mail_from=env.get("LAUNCH_MAIL_FROM", ""),
             registry_auth=_file(env.get("LAUNCH_REGISTRY_AUTH")),
             takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
-            allow_root=_switch("LAUNCH_ALLOW_ROOT", env.get("LAUNCH_ALLOW_ROOT") or "0"),
+            # Celery's own word for the same counts too, as Celery reads it.
+            allow_root=_switch("LAUNCH_ALLOW_ROOT", env.get("LAUNCH_ALLOW_ROOT") or "0")
+            or bool(env.get("C_FORCE_ROOT")),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 

@@ -143,6 +143,8 @@ def _origins(settings: Settings, client: Settings, env: Mapping[str, str], url: 
             source = _source_of_way(env, url)
         elif name == "api_token" and value and not source:
             source = _login(env)
+        elif name == "allow_root" and value and not source:
+            source = "C_FORCE_ROOT"
         elif not source and value != getattr(default, name):
             # A dev's own, or what follows from another setting.
             source = _dev(env) if name in ("log_url", "output_url", "database_url") else "LAUNCH_LOG_BYTES"

@@ -17,7 +17,7 @@ log = logging.getLogger("launch_worker.agent")
 #: Why a worker that is root leaves a queue alone.
 ROOT = (
     "this worker is root, and so would be its jobs: start it as a user of its own, give the queue an account (--run-as "
-    "USER), or set LAUNCH_ALLOW_ROOT=1 where the worker is started"
+    "USER), or set LAUNCH_ALLOW_ROOT=1 (or Celery's C_FORCE_ROOT=1) where the worker is started"
 )
 
 

@@ -173,3 +173,8 @@ def test_a_celeryconfig_is_told_and_not_executed(home: dict[str, str]) -> None:
     assert found(home).celery == {"": "no program of Python"}
     path.chmod(0o666)
     assert "can be written to by everybody" in found(home).celery[""]
+
+
+def test_celerys_own_word_for_root_counts_too(home: dict[str, str]) -> None:
+    configured = found(home | {"C_FORCE_ROOT": "true"})
+    assert origins(configured)["LAUNCH_ALLOW_ROOT"] == ("1", "C_FORCE_ROOT")

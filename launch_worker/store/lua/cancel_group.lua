@@ -3,7 +3,7 @@
 -- ARGV: group, grace_us ('' = each job's own), reason, from (number of runs that were looked at before), limit, actor
 -- Returns {number of killed runs, number of asked runs, 1 if there may be more}.
 local group, grace_us, reason, from, limit, actor = unpack(ARGV)
-from, limit = tonumber(from), tonumber(limit)
+from, limit = tonumber(from), at_most(limit, MOST_AT_ONCE)
 local now, killed, asked = now_us(), 0, 0
 if from == 0 then WAITING.seal(group, 'cancelled', now) end
 local ids = members_of(group, -from - limit, -from - 1)

@@ -1,5 +1,6 @@
 -- Repeats to the owners of Running runs which runs they were asked to stop.  ARGV: limit.  Returns the number of runs.
 local limit = ARGV[1]
+limit = at_most(limit, MOST_AT_ONCE)
 local asked = 0
 for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, limit - 1)) do
   local run = get(id, 'state', 'owner', 'cancel_at')

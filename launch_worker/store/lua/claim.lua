@@ -167,7 +167,7 @@ local function claim(id, seq)
     end
   end
   local gpus = {}
-  for at = 1, needs.gpus do gpus[at] = devices[at] end
+  for at = 1, math.min(needs.gpus, #devices) do gpus[at] = devices[at] end
   -- Server time keeps a token from being issued twice by a Redis that was rolled back (failover, power loss).
   local token = math.max(tonumber(run[5]) + 1, now)
   local attempt = tonumber(run[4]) + 1

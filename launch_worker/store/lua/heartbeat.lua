@@ -65,7 +65,7 @@ end
 -- Gives a worker the runs that older workers could not read and left (claim), as far as it has room for them.
 local function offer_newer(capacity)
   local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}
-  local newest, keys = tonumber(capacity.version) or 1, {}
+  local newest, keys = at_most(capacity.version, 100), {}
   for version = 2, newest do keys[#keys + 1] = 'launch:parked:version:' .. version end
   if not keys[1] or redis.call('EXISTS', unpack(keys)) == 0 then return end
   for version = 2, newest do

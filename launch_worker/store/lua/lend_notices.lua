@@ -14,7 +14,7 @@ if lease_us == '0' then
   return {'due', ''}
 end
 if (tonumber(paused or '') or 0) > now then return {'paused', paused} end
-local due = redis.call('ZRANGEBYSCORE', NOTICES.key(channel), '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, tonumber(count))
+local due = redis.call('ZRANGEBYSCORE', NOTICES.key(channel), '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, at_most(count, MOST_AT_ONCE))
 if #due == 0 then
   local first = redis.call('ZRANGE', NOTICES.key(channel), 0, 0, 'WITHSCORES')
   if by == holder then redis.call('HDEL', state, 'holder', 'until') end

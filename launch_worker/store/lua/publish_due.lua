@@ -4,7 +4,7 @@
 -- ARGV: limit, capacity of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {number of runs whose time had come, the next due time or 0, 1 if a schedule is due}.
 local limit, capacity = unpack(ARGV)
-limit, capacity = tonumber(limit), capacity_of(capacity)
+limit, capacity = at_most(limit, MOST_AT_ONCE), capacity_of(capacity)
 local function span(seconds)
   for _, unit in ipairs({{86400, ' d'}, {3600, ' h'}, {60, ' m'}}) do
     if seconds >= unit[1] then return string.format('%.3g', seconds / unit[1]) .. unit[2] end

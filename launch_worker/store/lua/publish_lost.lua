@@ -4,11 +4,11 @@
 -- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item, else
 -- every run dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
 -- Returns the number of runs that were published again, and the `after` of the next call, '' for none: each call looks
--- into the own lists of some live workers.
+-- into the lists of some queues (queues:CURSOR), then into the own lists of some live workers.
 local grace_us, limit, after = unpack(ARGV)
-grace_us, limit = tonumber(grace_us), tonumber(limit)
+grace_us, limit = tonumber(grace_us), at_most(limit, MOST_AT_ONCE)
 local found = 0
-local WORKERS_AT_ONCE = 500
+local QUEUES_AT_ONCE, WORKERS_AT_ONCE = 500, 500
 local now = now_us()
 local function look_into(list, owner)
   local waiting = 'launch:dispatched:' .. list
@@ -43,9 +43,15 @@ local function look_into(list, owner)
     end
   end
 end
-if after == '' then
-  for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
+local cursor = after == '' and '0' or string.match(after, '^queues:(%d+)$')
+if cursor then
+  local next_cursor, queues = unpack(redis.call('SSCAN', 'launch:queues', cursor, 'COUNT', QUEUES_AT_ONCE))
+  for _, queue in ipairs(queues) do
     for _, priority in ipairs({'0', '3', '6', '9'}) do look_into(list_of(queue, priority)) end
+  end
+  if next_cursor ~= '0' then
+    if found > 0 then redis.call('HINCRBY', 'launch:counters', 'published_again', found) end
+    return {found, 'queues:' .. next_cursor}
   end
   for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', '-inf', '(' .. int(now), 'LIMIT', 0, 50)) do
     relieve(owner, now, limit)
@@ -57,7 +63,7 @@ if after == '' then
   WAITING.settle(now, limit)
 end
 -- By their scores: each heartbeat moves its worker to the end.
-local live = redis.call('ZRANGEBYSCORE', 'launch:workers', after == '' and int(now) or '(' .. after, '+inf', 'WITHSCORES',
+local live = redis.call('ZRANGEBYSCORE', 'launch:workers', cursor and int(now) or '(' .. after, '+inf', 'WITHSCORES',
   'LIMIT', 0, WORKERS_AT_ONCE)
 for at = 1, #live, 2 do look_into(direct_of(live[at]), live[at]) end
 if found > 0 then redis.call('HINCRBY', 'launch:counters', 'published_again', found) end

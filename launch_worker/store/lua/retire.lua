@@ -1,10 +1,10 @@
 -- Deletes runs that ended longer ago than the retention, with history, logs and index entries. While an archive is
 -- registered, these are runs that it has confirmed; of the others it deletes only the oldest that are more than
--- most_unarchived, and counts them.
+-- most_unarchived, and counts them. Takes queues off the list that nobody has used for a day.
 -- ARGV: retention_us, limit, most_unarchived.  Returns the number of runs.
 local retention_us, limit, most_unarchived = unpack(ARGV)
 local now, deleted = now_us(), 0
-limit = tonumber(limit)
+limit = at_most(limit, MOST_AT_ONCE)
 local before = int(now - tonumber(retention_us))
 
 local function retire(list, most)
@@ -35,8 +35,22 @@ if redis.pcall('EXISTS', 'launch:archive') == 1 then
 else
   deleted = deleted + retire('launch:ended', limit - deleted)
 end
--- Workers that vanished without a goodbye (publish_lost takes them off the list of workers).
-for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
+-- Whether nothing is, and for a day nothing was, in a queue that nobody has configured and no worker consumes.
+local function is_idle(queue)
+  if redis.call('EXISTS', 'launch:queue:' .. queue, 'launch:line:' .. queue, 'launch:consumers:' .. queue,
+    'launch:places:queue:' .. queue, 'launch:groups:' .. queue, 'launch:shapes:' .. queue) > 0 then return false end
+  local newest = redis.call('ZREVRANGE', 'launch:runs:queue:' .. queue, 0, 0, 'WITHSCORES')
+  return (tonumber(newest[2] or '') or 0) < now - 86400000000
+end
+
+-- Some queues at each pass, which one is chance. Workers that vanished without a goodbye: publish_lost takes them off the list of workers.
+for _, queue in ipairs(redis.call('SRANDMEMBER', 'launch:queues', 500)) do
   redis.call('ZREMRANGEBYSCORE', 'launch:consumers:' .. queue, '-inf', int(now))
+  local fine, idle = pcall(is_idle, queue)
+  -- It is there again with its next run.
+  if fine and idle and redis.call('SREM', 'launch:queues', queue) == 1 then
+    COUNTS.forget(queue)
+    redis.call('PUBLISH', 'launch:queues', queue)
+  end
 end
 return deleted

@@ -1,7 +1,7 @@
 -- Deletes sweeps that ended longer ago than the retention. Their runs have a retention of their own.
 -- ARGV: retention_us, limit.  Returns the number of sweeps.
 local retention_us, limit = unpack(ARGV)
-retention_us, limit = tonumber(retention_us), tonumber(limit)
+retention_us, limit = tonumber(retention_us), at_most(limit, MOST_AT_ONCE)
 local CURVES = 5000
 local now, gone = now_us(), 0
 for _, sweep in ipairs(redis.call('ZRANGEBYSCORE', 'launch:sweeps', '-inf', int(now - retention_us), 'LIMIT', 0, 1000)) do
@@ -10,13 +10,12 @@ for _, sweep in ipairs(redis.call('ZRANGEBYSCORE', 'launch:sweeps', '-inf', int(
   local is_gone = redis.call('EXISTS', key) == 0
   if gone < limit and (is_gone or (ended and tonumber(ended) < now - retention_us)) then
     gone = gone + 1
-    -- Curves are deleted by the numbers of the trials: the field `made` may be damaged.
-    local left, trials = redis.pcall('HGETALL', key .. ':trials'), {}
-    for at = 1, left.err and 0 or #left, 2 do trials[#trials + 1] = left[at] end
-    for at = 1, math.min(#trials, CURVES) do redis.call('DEL', key .. ':curve:' .. trials[at]) end
-    if #trials > CURVES then
+    -- Curves are deleted by the numbers of the runs: the field `made` may be damaged.
+    local runs = redis.pcall('ZRANGE', key .. ':runs', 0, CURVES - 1, 'WITHSCORES')
+    for at = 2, runs.err and 0 or #runs, 2 do redis.call('DEL', key .. ':curve:' .. runs[at]) end
+    if #runs == 2 * CURVES then
       -- The next pass goes on.
-      redis.call('HDEL', key .. ':trials', unpack(trials, 1, CURVES))
+      redis.call('ZREMRANGEBYRANK', key .. ':runs', 0, CURVES - 1)
       return gone
     end
     for _, part in ipairs({'', ':runs', ':live', ':trials', ':results', ':stopped', ':ended'}) do redis.call('DEL', key .. part) end

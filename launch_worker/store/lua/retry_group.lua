@@ -4,7 +4,7 @@
 --   elsewhere (1: not on the workers of the last attempts, while others may take them)
 -- Returns {number of runs that are Pending again, `before`, 1 if there may be more}.
 local group, before, only_failed, reason, from, limit, actor, elsewhere = unpack(ARGV)
-from, limit = tonumber(from), tonumber(limit)
+from, limit = tonumber(from), at_most(limit, MOST_AT_ONCE)
 local now = now_us()
 before = tonumber(before) or now
 local count = 0

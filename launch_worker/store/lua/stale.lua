@@ -2,6 +2,7 @@
 -- Returns {id, {value of each field}, …}; the first field is the state. Leases of missing or damaged records are
 -- deleted: else they would fill every page.
 local limit = ARGV[1]
+limit = int(at_most(limit, MOST_AT_ONCE))
 local FIRST_FIELD = 2
 local found = {}
 local range = {'launch:leases', '-inf', int(now_us()), 'LIMIT', 0, limit}

@@ -31,7 +31,8 @@ redis.call('HSET', key, 'state', 'STOPPED')
 if state ~= 'STOPPED' or (word == 'cancel' and cancelling ~= '1') then
   add_act('sweep', sweep, word == 'cancel' and 'cancelling' or 'stopped', actor, now)
 end
-for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
+-- The pass goes on where there are more (settle_sweep).
+for _, id in ipairs(redis.call('SRANDMEMBER', key .. ':live', MOST_AT_ONCE)) do
   local of_run = get(id, 'state')[1]
   if of_run == 'Pending' then
     WAITING.kill_pending(id, now, reason, {actor = actor})

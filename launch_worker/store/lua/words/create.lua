@@ -9,7 +9,8 @@ function ONCE.holder(slot, first, now)
   return (state == 'Pending' or state == 'Running') and known[1] or nil
 end
 
--- Additions of new runs to sorted sets, lists, the set of queues, the lists of groups and counters, gathered for one command a key.
+-- Additions of new runs to sorted sets, lists, the lists of groups and counters, gathered for one command a key; and the
+-- queues of new runs that are on the list of queues.
 local to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 -- The key comes in two parts: to join them takes as long as the addition itself.
 local function add(kind, name, score, id)
@@ -46,12 +47,26 @@ local function add_all()
       redis.call('LPUSH', list, unpack(made))
     end
   end
-  for queue in pairs(to_add.queues) do
-    if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
-  end
   for group, ids in pairs(to_add.members) do redis.pcall('RPUSH', members_key(group), unpack(ids)) end
   for queue, runs in pairs(to_add.counts) do COUNTS.add(queue, 'submitted', int(runs)) end
   to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
+end
+
+-- The number of queues that runs make by themselves at most; an admin makes any number.
+local MOST_QUEUES = 10000
+-- Puts the queue of a new run on the list of queues. Returns why it cannot be there, as words; nil where it can.
+local function list_queue(queue)
+  if to_add.queues[queue] then return nil end
+  if redis.call('SADD', 'launch:queues', queue) == 1 then
+    if redis.call('SCARD', 'launch:queues') > MOST_QUEUES
+      and redis.call('EXISTS', 'launch:queue:' .. queue, 'launch:consumers:' .. queue) == 0 then
+      redis.call('SREM', 'launch:queues', queue)
+      return 'there are ' .. int(MOST_QUEUES) .. ' queues already, and queue ' .. queue .. ' is none of them; an admin makes '
+        .. 'more: launch-worker queues create'
+    end
+    redis.call('PUBLISH', 'launch:queues', queue)
+  end
+  to_add.queues[queue] = true
 end
 
 -- Puts a new run where it waits for its time, or for other runs, some of which may have ended.
@@ -124,6 +139,8 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     end
     if allowances ~= '' then set('allowances', allowances) end
   end
+  local unlisted = list_queue(queue)
+  if unlisted then return -2, unlisted end
   local of_project = record.project and record.project ~= '' and NOTICES.of_project(record.project)
   if of_project then set('notify', NOTICES.join(record.notify, of_project)) end
   set('state', 'Pending')
@@ -196,7 +213,6 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     create_for_later(id, now, queue, due, expires_us, waits or {}, states)
     return 1
   end
-  to_add.queues[queue] = true
   add('launch:line:', queue, int(rank_of(record.priority, at)), id)
   if park_group then
     park(id, park_group, group_line, why)

@@ -4,7 +4,7 @@
 local function no_names() end
 local function names_in(allowances)
   if not allowances or allowances == '' then return no_names end
-  return string.gmatch(allowances, '%S+')
+  return string.gmatch(string.sub(allowances, 1, 8000), '%S+')
 end
 
 -- The number of GPUs for which a run counts, and its allowances; 0 without an allowance.

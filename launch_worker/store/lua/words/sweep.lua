@@ -18,7 +18,7 @@ end
 -- results.
 function SWEEPS.recount(sweep)
   local key, counts = sweep_key(sweep), {}
-  local runs = redis.call('ZRANGE', key .. ':runs', 0, -1, 'WITHSCORES')
+  local runs = redis.call('ZRANGE', key .. ':runs', 0, 9999, 'WITHSCORES')
   for at = 1, #runs, 2 do
     local state, attempt = unpack(get(runs[at], 'state', 'attempt'))
     if not state then

@@ -14,7 +14,16 @@ local function whole(text, least, most)
   if number and number >= least and number <= most then return number end
 end
 
+-- A number of an argument or a record, as text, by which a loop ends: from 0 to `most`, whatever somebody wrote there.
+local function at_most(text, most) return math.max(0, math.min(tonumber(text) or 0, most)) end
+
+-- The number of items that one call looks at, at most, whatever its caller asks for.
+local MOST_AT_ONCE = 2000
+-- The number of bytes of JSON that is read at most.
+local MOST_JSON = 4194304
+
 local function decoded(text)
+  if text and #text > MOST_JSON then return nil end
   local fine, value = pcall(cjson.decode, text or '')
   return fine and value or nil
 end

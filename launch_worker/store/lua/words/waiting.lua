@@ -137,8 +137,9 @@ function WAITING.seal(group, as, now)
 end
 
 function WAITING.waits_of(id)
-  local fine, waits = pcall(cjson.decode, get(id, 'waits_for')[1] or '{}')
-  return fine and type(waits) == 'table' and waits or {}
+  local text = get(id, 'waits_for')[1] or '{}'
+  local waits = #text <= 262144 and decoded(text)
+  return type(waits) == 'table' and waits or {}
 end
 
 -- Makes a run that no longer waits for others ready, now or at its due time.
@@ -266,8 +267,9 @@ end
 -- that were told.
 function WAITING.settle(now, budget)
   local settled = 0
-  while settled < budget do
-    local ended = redis.call('SRANDMEMBER', 'launch:settle')
+  -- Many may have ended for which no run waits.
+  for _ = 1, budget do
+    local ended = settled < budget and redis.call('SRANDMEMBER', 'launch:settle')
     if not ended then return settled end
     local state, kind = WAITING.end_of(ended)
     local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - settled - 1)

@@ -74,7 +74,8 @@ local function wake(group, now, budget)
   local moved, blocked = 0, {}
   local is_shared = string.sub(group, 1, 6) ~= 'queue:'
   local is_pool = string.sub(group, 1, 5) == 'pool:'
-  while moved < budget do
+  for _ = 1, budget + 100 do
+    if moved >= budget then break end
     local best, best_line, best_order, best_score
     -- All lines of the group; at most 1000, should a client have made more.
     for _, line in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
