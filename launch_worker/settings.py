@@ -55,6 +55,8 @@ class Settings:
     upload_bytes: int = 100 << 20
     #: Path of the program uv; '' for the one that is installed with this package, or stands on PATH.
     uv: str = ""
+    #: Path of the program bubblewrap, which makes sandboxes; '' for the one on PATH.
+    bwrap: str = ""
     #: Bytes of disk that the Python environments of a machine may take before unused ones are deleted.
     environment_bytes: int = 32 << 30
     #: Seconds after which an unused environment is deleted.
@@ -300,6 +302,7 @@ class Settings:
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             uv=env.get("LAUNCH_UV") or cls.uv,
+            bwrap=env.get("LAUNCH_BWRAP") or cls.bwrap,
             environment_bytes=size("LAUNCH_ENVIRONMENT_BYTES", cls.environment_bytes),
             environment_age_s=seconds("LAUNCH_ENVIRONMENT_AGE", cls.environment_age_s),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),

@@ -191,7 +191,7 @@ def _share(
         intake=intake,
         enforcement=Enforcement(
             store=api.store,
-            layers=Layers(),
+            layers=Layers(bwrap=settings.bwrap),
             wake=wake.set,
             starts_root=os.geteuid() != 0 or settings.allow_root,
         ),

@@ -225,7 +225,7 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
     own = (f"{root}/{name}" for name in _OWN)
     return Confinement(
         demands.sandbox,
-        context.layers.bubblewrap if demands.sandbox else "",
+        context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
         demands.account_of(attempt.record.user),
         demands.limits,
         hidden=tuple(filter(None, (os.path.realpath(context.settings.work_dir), _socket_of(context.settings)))),

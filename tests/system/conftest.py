@@ -20,7 +20,7 @@ from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.http_servers import KEY, TestServer, serving
-from tests.support.sandboxes import variables_of_all
+from tests.support.sandboxes import OF_ALL, variables_of_all
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
@@ -123,7 +123,11 @@ class Cluster:
         if wait:
             wait_until(lambda: " ready." in part.log or part.process.poll() is not None, what=f"{name} is ready")
             assert part.process.poll() is None, part.log
-            wait_until(lambda: any(w["pid"] == part.pid for w in self.api.store.workers()), what=f"{name} is listed")
+            said = wait_until(
+                lambda: next((w for w in self.api.store.workers() if w["pid"] == part.pid), None),
+                what=f"{name} is listed",
+            )
+            assert said["layers"] or not OF_ALL, "all jobs of the tests were to run in a sandbox"
         return part
 
     def beat(self) -> Part:

@@ -11,6 +11,7 @@ from typing import Any
 from launch_worker.errors import StartError
 from launch_worker.queues.confinement import NO_LIMITS, Limits
 from launch_worker.runners.process.devices import nodes_of
+from launch_worker.runners.process.landlock import Rules
 from launch_worker.runners.process.spawn import check_program, explain_refusal
 
 #: Folders of which a job in a sandbox of bubblewrap gets its own, which are empty at first and gone with it.
@@ -55,6 +56,14 @@ class Confinement:
         if not self.sandbox:
             return list(argv), dict(env), {}
         inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
+        if not self.bubblewrap:
+            rules = Rules(
+                hidden=[path for path in self.hidden if os.path.isdir(path)],
+                readable=list(self.readable),
+                writable=[*self.own, *self.writable],
+                devices=nodes_of(self.gpus),
+            )
+            return list(argv), inside, {"landlock": rules}
         if self.gpus and all(gpu.isdigit() for gpu in self.gpus):
             # The driver numbers anew those that it can open.
             inside["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(self.gpus))))

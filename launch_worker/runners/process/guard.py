@@ -30,6 +30,7 @@ from launch_worker.runners.process.handover import hand_over
 from launch_worker.runners.process.job_ends import AFTERMATH_S, JobEnds
 from launch_worker.runners.process.job_reports import JobOutputs, JobReports
 from launch_worker.runners.process.job_table import JobTable
+from launch_worker.runners.process.landlock import Rules
 from launch_worker.runners.process.own_process import become_subreaper, have_usual_signals, hide_memory
 from launch_worker.runners.process.poller import Poller
 from launch_worker.runners.process.protocol import KNOWS, Order, decode
@@ -233,6 +234,7 @@ class Guard:
         stops_main: bool = False,
         oom_kills: int | None = None,
         sandboxed: bool = False,
+        landlock: Rules | None = None,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
@@ -247,7 +249,7 @@ class Guard:
             printing = open_for_printing(pipe)
             marked = tree.marks(env)
             with tree.carrying(marked):
-                pid = spawn(argv, env=env, cwd=cwd, output=printing)
+                pid = spawn(argv, env=env, cwd=cwd, output=printing, landlock=landlock)
         except Exception as error:  # noqa: BLE001 (whatever it is: who ordered it waits for an answer)
             if pipe >= 0:
                 os.close(pipe)

@@ -24,6 +24,7 @@ other side is gone. Worker and guard may be of different releases after an upgra
   ended the job.
 - `sandboxed` in a `start` or `adopt` says that the job's command is that of a sandbox's monitor (`sandboxed`): signals
   go to what is inside, and its exit code may stand for a signal.
+- `landlock` in a `start` says what the kernel is to let the job's processes reach.
 - `used` in `exited`, `gone` and `ended` is what the job's ended processes have used: seconds of CPU, and bytes of
   memory of the largest one. It is missing where that is not known, as with a guard of an older release.
 - `watch` names a container. A container is no child of the guard: it is ended (`expired`) when its lease runs out.
@@ -42,7 +43,7 @@ from typing import Any, Literal
 #: Version of the conversation; a guard hands its jobs only to a worker of the same version.
 PROTOCOL = 1
 #: What a `start` may ask of this guard; said with `hello`.
-KNOWS = ("brief", "endings", "lanes", "oom", "pipes", "pulse", "sandboxed", "start_by")
+KNOWS = ("brief", "endings", "landlock", "lanes", "oom", "pipes", "pulse", "sandboxed", "start_by")
 #: Name, in a worker's folder, of the socket at which its guard answers the next worker.
 SOCKET = "guard.sock"
 

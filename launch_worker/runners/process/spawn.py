@@ -12,19 +12,24 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
+from launch_worker.runners.process.landlock import Rules, confined
+
 #: Signals that have their usual meaning again in a started process.
 _USUAL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 #: Working directory between two starts: never a folder that a job may want to delete or unmount.
 _HOME = "/"
 
 
-def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int) -> int:
+def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int, landlock: Rules | None = None) -> int:
     """Start a process in a session of its own, without input, both outputs in one descriptor; its pid.
 
-    The program is searched in the PATH of `env`. Raises OSError, ValueError.
+    The program is searched in the PATH of `env`. `landlock`: what the process may reach. Raises OSError, ValueError.
     """
     try:
         os.chdir(cwd)
+        if landlock is not None:
+            _no_input()
+            return confined(landlock, lambda: _start(argv, env, output))
         return _start(argv, env, output)
     finally:
         os.chdir(_HOME)
