@@ -12,6 +12,10 @@ MEASURED = tests/unit tests/redis
 LEAST_COVERAGE = 61
 #: Groups of the benchmark; none is all: make bench-quick GROUPS='speed growth'
 GROUPS =
+#: Examples of each property that `make fuzz` tries, and the tests that have properties of what others write.
+FUZZ = 2000
+FUZZED = tests/security/test_queue_elements.py tests/security/test_server.py tests/redis/store/test_damage.py \
+	tests/redis/archive/test_questions.py tests/unit/test_redis_url.py tests/unit/model tests/unit/untrusted tests/unit/api/test_filters.py
 SEED = 1
 DURATION = 600
 
@@ -35,7 +39,7 @@ HASHED = install --compile --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures captures openapi assets requirements audit sbom clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick lint check types-js hooks format maps pictures captures openapi assets requirements audit sbom clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -69,6 +73,9 @@ walk: ## as root: go through the README as a new user, on a bare account and on 
 
 chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
+
+fuzz: $(INSTALLED_DEV) ## hostile elements, records, requests, names and URLs at random; make fuzz FUZZ=10000 TESTS=tests/security
+	FUZZ=$(FUZZ) $(WITH_BYTECODE) $(BIN)/python -m pytest -n $(JOBS) --timeout=0 $(if $(filter tests,$(TESTS)),$(FUZZED),$(TESTS))
 
 bench: $(INSTALLED_DEV) ## measure beside Celery, RQ, huey, dramatiq and the machine's limit, under 10 minutes
 	$(WITH_BYTECODE) $(BIN)/python -m bench $(GROUPS)

@@ -31,6 +31,12 @@ MAIN_PATH_TESTS = 40
 # has it: examples are not random where CI is set.
 hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("no deadline")
+if os.environ.get("FUZZ"):
+    # `make fuzz`: other examples at each call, also where CI is set.
+    hypothesis.settings.register_profile(
+        "fuzz", hypothesis.settings(), max_examples=int(os.environ["FUZZ"]), derandomize=False, database=None
+    )
+    hypothesis.settings.load_profile("fuzz")
 
 
 def pytest_configure() -> None:

@@ -13,6 +13,7 @@ from launch_worker.ids import new_run_id
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.security import elements
+from tests.security.fuzz import examples
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, cluster, wait_for_pid
 
@@ -99,7 +100,7 @@ def test_no_json_tree_in_any_place_of_an_element_ends_anything(cluster: Cluster)
     victim = Victim(cluster)
     place = st.sampled_from((*elements.PLACES, ("args",), ("kwargs",), ("embed",), ()))
 
-    @settings(max_examples=80, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(80), database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(place, trees()), min_size=1, max_size=10))
     def pushed(changes: list[tuple[tuple[str, ...], Any]]) -> None:
         victim.push(*(_changed(where, value) for where, value in changes))

@@ -28,6 +28,7 @@ from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
 from launch_worker.store.submit import Announced, Created, New
 from tests.conftest import wait_until
+from tests.security.fuzz import examples
 from tests.support.arrows import (
     CRASHED_AGAIN,
     FINISHED,
@@ -294,7 +295,7 @@ def outside(root: Path, work_dir: Path) -> set[str]:
     }
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck), database=None)
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(VALUES), min_size=1, max_size=3),
     options=st.sampled_from([{}, {"gpus": 1}, {"concurrency_key": "k"}]),
