@@ -35,8 +35,11 @@ class Site:
     """A Redis with the shipped users, a folder, and a worker of an unprivileged account if root runs the tests."""
 
     def __init__(self, *, env: dict[str, str] | None = None) -> None:
-        # Not pytest's own folder, which is closed to other accounts.
-        self.folder = Path(tempfile.mkdtemp(prefix="launch-security-"))
+        # Not pytest's own folder, which is closed to other accounts, nor below /tmp, which a sandbox has of its own.
+        homes = Path("/home")
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="launch-security-", dir=homes if os.access(homes, os.W_OK) else None)
+        )
         self.folder.chmod(0o755)
         (self.folder / "redis").mkdir(mode=0o700)
         self.redis = Guarded(SERVERS[0], self.folder / "redis", is_direct=True)
@@ -92,7 +95,8 @@ class Site:
 
     def free_slots(self) -> int:
         """How many slots the worker has free, as the scripts count them."""
-        [free] = [said["slots"] - said["running"] for said in self.api("admin").store.workers_now()]
+        workers = self.api("admin").store.workers_now()
+        [free] = [said["slots"] - said["running"] for said in workers if said["pid"] == self.worker.pid]
         return int(free)
 
     @contextlib.contextmanager

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
 
 from launch_worker.api.client import Run
 from launch_worker.model.states import RunState
+from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.layers import Layers
 from tests.conftest import wait_until
-from tests.security.site import Site
-from tests.system.conftest import states, wait_for_pid, waits_for
+from tests.security.site import WORKER_UID, Site, as_account
+from tests.system.conftest import Part, states, wait_for_pid
 from tests.system.test_failures import guard_of
 
 #: Value in the neighbour's environment, and a line of its output.
@@ -34,7 +37,9 @@ class Attack:
     script: str
     #: Layers under which it succeeds.
     under: frozenset[str] = frozenset()
-    #: It is seen by a process that is left, and has this word on its command line.
+    #: File outside of the job that is there when it has succeeded; with the names of `places`.
+    plants: str = ""
+    #: Word on the command line of a process that is left when it has succeeded.
     leaves: str = ""
 
 
@@ -50,7 +55,14 @@ class Layer:
     by: Sequence[str] = ()
 
 
-LAYERS = {layer.name: layer for layer in (Layer("none"),)}
+LAYERS = {
+    layer.name: layer
+    for layer in (
+        Layer("none"),
+        Layer("private", {"sandbox": "private"}),
+        Layer("strict", {"sandbox": "strict"}),
+    )
+}
 
 
 def under(*layers: str) -> frozenset[str]:
@@ -60,6 +72,14 @@ def under(*layers: str) -> frozenset[str]:
 
 #: Layers that leave all processes of one user's to each other.
 ONE_USER = ("none", "limits")
+#: Layers under which everything that the worker's user may read is read, and loopback is reached.
+READING = (*ONE_USER, "private", "landlock")
+
+
+def planting(row: str, path: str, *layers: str) -> Attack:
+    """An attack that makes a file outside of its job."""
+    return Attack(row, f"touch {path}", under(*layers), plants=path)
+
 
 #: Variables of a job that tries: WORKER, GUARD, VICTIM (pids), RUN (the neighbour's folder), WORK (the worker's), PORT
 #: (of Redis), PYTHON.
@@ -71,22 +91,18 @@ ATTACKS = {
         "F1", "cat /proc/[0-9]*/environ 2>/dev/null | grep -aq worker-pw && echo GOT"
     ),
     "the worker's memory is read": Attack(
-        "F2",
-        "for p in $GUARD $WORKER; do head -c 1 /proc/$p/maps && echo GOT; head -c 1 /proc/$p/mem && echo GOT; done",
+        "F2", "head -c 1 /proc/$WORKER/maps /proc/$GUARD/maps && echo GOT; head -c 1 /proc/$WORKER/mem && echo GOT"
     ),
-    "the worker's open files are listed": Attack("F2", "ls /proc/$WORKER/fd /proc/$GUARD/fd && echo GOT"),
+    "the worker's open files are listed": Attack("F2", "ls /proc/$WORKER/fd/ /proc/$GUARD/fd/ && echo GOT"),
     "a neighbour's environment is read": Attack(
         "F3", f"cat /proc/$VICTIM/environ | grep -aq {SECRET} && echo GOT", under(*ONE_USER)
     ),
     "a neighbour's memory is read": Attack("F3", "head -c 1 /proc/$VICTIM/maps && echo GOT", under(*ONE_USER)),
     "a neighbour's output is read": Attack("F3", f"grep -q {SECRET} $RUN/output && echo GOT", under(*ONE_USER)),
-    "a neighbour's talk is written": Attack("F3", "echo {} >> $RUN/talk/to_worker && echo GOT", under(*ONE_USER)),
-    "a neighbour's end is forged": Attack(
-        "F6", "echo {} > $RUN/report.json && echo GOT && rm $RUN/report.json", under(*ONE_USER)
-    ),
-    "the worker's folder is written": Attack(
-        "F6", "touch $WORK/workers/planted && echo GOT && rm $WORK/workers/planted", under(*ONE_USER)
-    ),
+    "a neighbour's talk is written": planting("F3", "$RUN/talk/planted", *ONE_USER),
+    "a neighbour's end is forged": planting("F6", "$RUN/report.json.forged", *ONE_USER),
+    "the worker's folder is written": planting("F6", "$WORK/workers/planted", *ONE_USER),
+    "the cache of repositories is written": planting("D10", "$WORK/planted", *ONE_USER),
     "the guard is signalled": Attack("F7", "kill -0 $GUARD && echo GOT", under(*ONE_USER)),
     "a process hides from the end of its run": Attack(
         "F8",
@@ -96,7 +112,7 @@ ATTACKS = {
     ),
     "the worker is signalled": Attack("F11", "kill -0 $WORKER && echo GOT", under(*ONE_USER)),
     "a neighbour is signalled": Attack("F11", "kill -0 $VICTIM && echo GOT", under(*ONE_USER)),
-    "the guard's door is knocked at": Attack(
+    "the guard's door opens": Attack(
         "F12",
         """$PYTHON -I -S -c '
 import glob, os, socket
@@ -104,41 +120,51 @@ os.chdir(glob.glob(os.environ["WORK"] + "/workers/*")[0])
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(1); s.connect("guard.sock")
 print("GOT" if s.recv(10) else "closed")' || true""",
     ),
-    "a file in /tmp is seen by others": Attack(
-        "F18",
-        "f=$(mktemp /tmp/launch-security.XXXXXX) && touch /tmp/launch-security-seen && echo GOT; rm -f $f",
-        under(*ONE_USER),
-    ),
-    "the account's home is written": Attack("F18", "touch ~/.planted && echo GOT && rm ~/.planted", under(*ONE_USER)),
-    "the account's home is read": Attack("F18", "cat ~/private >/dev/null && echo GOT", under(*ONE_USER)),
-    "Redis is reached": Attack(
+    "a file in /tmp is seen by others": planting("F18", f"/tmp/launch-security-{os.getpid()}", *ONE_USER, "landlock"),
+    "the account's home is written": planting("F18", "$HOME/planted", *ONE_USER),
+    "the account's home is read": Attack("F18", "cat ~/private >/dev/null && echo GOT", under(*READING, "strict")),
+    "Redis' port is reached": Attack(
         "F18",
         """$PYTHON -I -S -c '
 import os, socket
 socket.create_connection(("127.0.0.1", int(os.environ["PORT"])))
 print("GOT")'""",
-        under(*ONE_USER),
-    ),
-    "the cache of repositories is written": Attack(
-        "D10",
-        "mkdir -p $WORK/cache/git && touch $WORK/cache/git/planted && echo GOT && rm $WORK/cache/git/planted",
-        under(*ONE_USER),
+        under(*READING),
     ),
 }
+
+
+@contextlib.contextmanager
+def worker_under(site: Site, layer: Layer) -> Iterator[Part]:
+    """A worker whose queue, of the layer's name, has the layer's settings."""
+    if not layer.settings:
+        yield site.worker
+        return
+    site.api("admin").create_queue(layer.name, **layer.settings)
+    by = as_account(WORKER_UID) if not layer.by else lambda *argv: [*layer.by, *argv]
+    worker = site.cluster.worker(
+        layer.name, slots=4, name=layer.name, by=by, cwd=site.home, env={"LAUNCH_HEALTH_ADDRESS": "", **layer.env}
+    )
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        site.api("admin").delete_queue(layer.name)
 
 
 def outcomes_under(site: Site, layer: Layer) -> set[str]:
     """The attacks that succeed under a layer; the neighbour there must end Finished."""
     queue = layer.name if layer.name != "none" else "default"
     (site.home / "private").write_text("x")
-    flag = site.folder / f"end-{layer.name}"
-    with contextlib.nullcontext(site.worker) as worker:
-        victim = site.submit("sh", "-c", f"echo {SECRET}; {waits_for(flag)}", queue=queue, env={"SECRET": SECRET})
+    with worker_under(site, layer) as worker:
+        until_told = f"echo {SECRET}; until [ -e $LAUNCH_RUN_DIR/end ]; do sleep 0.05; done"
+        victim = site.submit("sh", "-c", until_told, queue=queue, env={"SECRET": SECRET})
         pid = wait_for_pid(victim)
         wait_until(lambda: SECRET.encode() in victim.logs(), what="it has printed")
         work = site.home / "work"
         [folder] = work.glob(f"workers/*/runs/{victim.id}.*")
         given = {"WORKER": worker.pid, "GUARD": guard_of(worker.pid), "VICTIM": pid, "RUN": folder, "WORK": work}
+        places = {"RUN": str(folder), "WORK": str(work), "HOME": str(site.home)}
         given |= {"PORT": site.redis.port, "PYTHON": sys.executable}
         env = {name: str(value) for name, value in given.items()}
         runs: dict[str, Run] = {
@@ -149,11 +175,21 @@ def outcomes_under(site: Site, layer: Layer) -> set[str]:
             assert run.wait(30) in (RunState.FINISHED, RunState.FAILED), (name, run.record.reason)
         succeeded = {name for name, run in runs.items() if GOT in run.logs()}
         succeeded |= {name for name, attack in ATTACKS.items() if attack.leaves and ended(attack.leaves)}
-        flag.touch()
+        succeeded |= {name for name, attack in ATTACKS.items() if attack.plants and taken(attack.plants, places)}
+        (folder / "talk" / "end").touch()
         assert victim.wait(20) is RunState.FINISHED, victim.record.reason
         assert states(victim) == ["Pending", "Running", "Finished"]
         assert not victim.record.summary, "nothing was told in its name"
     return succeeded
+
+
+def taken(path: str, places: Mapping[str, str]) -> bool:
+    """Delete a file that was planted; whether it was there."""
+    try:
+        Path(Template(path).substitute(places)).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def ended(word: str) -> bool:
@@ -173,6 +209,26 @@ def command_of(pid: int) -> str:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_a_job_can_do_is_what_its_layer_leaves_it(site: Site, accounts: None, name: str) -> None:
+    if not os.environ.get("CI") and (why := why_not(LAYERS[name])):
+        pytest.skip(why)
     expected = {what for what, attack in ATTACKS.items() if name in attack.under}
     assert outcomes_under(site, LAYERS[name]) == expected
-    assert os.access(site.home, os.W_OK)
+
+
+def why_not(layer: Layer) -> str:
+    """Why this machine does not have the layer; '' where it has."""
+    return Layers().why_not(QueueConfig(**layer.settings).demands) if layer.settings else ""
+
+
+def table() -> str:
+    """The table of the docs: a column for each layer, and a row for each attack."""
+    names = list(LAYERS)
+    head = ["", *("without any" if name == "none" else f"`{name}`" for name in names)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[what, *("**yes**" if name in one.under else "no" for name in names)] for what, one in ATTACKS.items()]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("|  |", "| |")
+
+
+def test_the_table_in_the_docs_is_what_is_tried() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    assert table() in page, f"put this into docs/security.md:\n{table()}"
