@@ -32,8 +32,8 @@ _AT_ONCE = 4
 #: Bytes of a file that comes together with others, of all of these, and of their names, which are in an address.
 _SMALL_BYTES, _SOME_BYTES, _NAMES_BYTES = 256 << 10, 4 << 20, 3000
 _PIECE_BYTES = 1 << 20
-#: Files that an error names, and characters of a name that an unfinished file keeps.
-_NAMED, _NAME_CHARS = 5, 150
+#: Files that an error names, and bytes of a name that an unfinished file keeps.
+_NAMED, _NAME_BYTES = 5, 150
 
 
 class Fetched(NamedTuple):
@@ -55,7 +55,11 @@ class _Target(NamedTuple):
     @property
     def partial(self) -> Path:
         """The place of an unfinished file: another try goes on with it, if it is to have the same content."""
-        return self.path.with_name(f".{self.path.name[:_NAME_CHARS]}.{self.file.sha256[:12]}.partial")
+        return self.partial_with(self.file.sha256[:12])
+
+    def partial_with(self, word: str) -> Path:
+        begin = os.fsencode(self.path.name)[:_NAME_BYTES].decode(errors="ignore")
+        return self.path.with_name(f".{begin}.{word}.partial")
 
 
 def fetch(
@@ -206,7 +210,7 @@ def _link(one: _Target, folder: Path) -> None:
     """Make a link; where the system makes none, a copy of the file that it leads to. Raises OSError."""
     one.path.parent.mkdir(parents=True, exist_ok=True)
     _check_parents(one.path, folder)
-    made = one.path.with_name(f".{one.path.name[:_NAME_CHARS]}.{secrets.token_hex(4)}.partial")
+    made = one.partial_with(secrets.token_hex(4))
     try:
         os.symlink(one.file.link, made)
     except (NotImplementedError, OSError):

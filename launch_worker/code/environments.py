@@ -25,7 +25,7 @@ from pathlib import Path
 
 from launch_worker.code.cache import HELD, locked, remove, throw_away_old
 from launch_worker.code.patience import Patience
-from launch_worker.code.uv import Uv, UvError, explain, settings_of_uv
+from launch_worker.code.uv import Uv, UvError, check_logins, explain, settings_of_uv
 from launch_worker.errors import CodeError, InputError, LaunchError
 from launch_worker.model.requirements import AUTO, FOUND, LOCK, MAX_CODE_BYTES, NONE, PROJECT, gather, is_file, kind_of
 from launch_worker.model.spec import RunSpec
@@ -64,12 +64,12 @@ def wanted_by(spec: RunSpec, code: Path | None) -> Wanted | None:
     main, files = spec.requirements, spec.requirements_files
     if main == NONE:
         return None
-    if code is not None:
+    if code is not None and main == AUTO:
         read = _reader(code)
-        if main == AUTO:
-            main = next((name for name in FOUND if _is_there(name, read)), "")
-        if main:
-            files = gather(main, read, limit_bytes=MAX_CODE_BYTES)
+        main = next((name for name in FOUND if _is_there(name, read)), "")
+    if is_file(main):
+        # Files that came with the run too: its client may not have looked at them.
+        files = gather(main, files.get if code is None else _reader(code), limit_bytes=MAX_CODE_BYTES)
     main = main if is_file(main) else ""
     return Wanted(main, files, spec.python) if main or spec.python else None
 
@@ -197,6 +197,7 @@ class Environments:
         return str(venv)
 
     def _install(self, wanted: Wanted, project: Path, venv: Path, uv: Uv) -> None:
+        check_logins(wanted.files, uv.worker_env)
         python = ("--python", wanted.python) if wanted.python else ()
         kind = kind_of(wanted.main) if wanted.main else ""
         inside = project / os.path.dirname(wanted.main)

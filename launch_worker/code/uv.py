@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from launch_worker.code import git
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
+from launch_worker.model.requirements import urls_included
 from launch_worker.runners.process import child, tree
 from launch_worker.runners.process.child import Bounds
 from launch_worker.settings import Settings
@@ -41,6 +46,7 @@ _MECHANICS = re.compile(
     r"UV_(CACHE_DIR|LINK_MODE|OFFLINE|CONCURRENT_\w+|HTTP_\w+|REQUEST_TIMEOUT|LOCK_TIMEOUT|KEYRING_PROVIDER|"
     r"INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|SSL_CERT\w*|\w*(USERNAME|PASSWORD|TOKEN))"
 )
+_INDEX_LOGIN = re.compile(r"UV_INDEX_(\w+)_(?:USERNAME|PASSWORD)")
 _LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 _SECRET = re.compile(r"UV_\w*(PASSWORD|TOKEN)")
 #: Lines of uv's output that an attempt's message keeps.
@@ -70,7 +76,7 @@ class Uv:
 
         What it and the builds of packages have left running is ended after it, whatever its end is.
         """
-        lines = _Lines(self.on_line, self._secrets)
+        lines = _Lines(self.on_line, secrets_of(self.worker_env))
         try:
             ended = child.run(
                 [self.program, *arguments],
@@ -103,16 +109,16 @@ class Uv:
         fixed = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
         return {**defaults, **env, **fixed, **self.marks}
 
-    @cached_property
-    def _secrets(self) -> tuple[str, ...]:
-        """Texts that must not be shown: passwords of indexes, and those in their URLs."""
-        found = set()
-        for name, value in self.worker_env.items():
-            if _SECRET.fullmatch(name):
-                found.add(value)
-            elif name.startswith(_OWN):
-                found |= {login[:-1].rpartition(":")[2] for login in _LOGIN.findall(value)}
-        return tuple(sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True))
+
+def secrets_of(worker_env: Mapping[str, str]) -> tuple[str, ...]:
+    """Texts that must not be shown: passwords of indexes, and those in their URLs, the longest first."""
+    found = set()
+    for name, value in worker_env.items():
+        if _SECRET.fullmatch(name):
+            found.add(value)
+        elif name.startswith(_OWN):
+            found |= {login[:-1].rpartition(":")[2] for login in _LOGIN.findall(value)}
+    return tuple(sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True))
 
 
 def _is_inherited(name: str) -> bool:
@@ -128,6 +134,63 @@ def settings_of_uv(worker_env: Mapping[str, str]) -> dict[str, str]:
         for name, value in sorted(worker_env.items())
         if name.startswith(_OWN) and name not in _NOT_INHERITED and not _MECHANICS.fullmatch(name)
     }
+
+
+def check_logins(files: Mapping[str, str], worker_env: Mapping[str, str]) -> None:
+    """Raises CodeError for files that may have this worker's logins sent to others.
+
+    uv sends the login in UV_INDEX_NAME_… to whatever a project calls NAME, and fills variables in that a list names; so
+    may one that is included by its URL.
+    """
+    named = {match[1] for name in worker_env if (match := _INDEX_LOGIN.fullmatch(name))}
+    if not named and not secrets_of(worker_env):
+        return
+    for path, text in files.items():
+        if path.endswith((".txt", ".in")) and (urls := urls_included(text)):
+            raise CodeError(
+                f"{path} includes {_LOGIN.sub('***@', urls[0])[:200]}, and a worker that has a login for an index "
+                "reads no list from elsewhere; put the file beside it"
+            )
+    known = {
+        (_key(name), _origin(url))
+        for setting in ("UV_INDEX", "UV_DEFAULT_INDEX")
+        for name, _, url in (entry.partition("=") for entry in worker_env.get(setting, "").split())
+    }
+    for path, text in files.items():
+        for name, url in _indexes(posixpath.basename(path), text):
+            if _key(name) in named and (_key(name), _origin(url)) not in known:
+                raise CodeError(
+                    f"{path} has an index {name[:60]!r} at {_LOGIN.sub('***@', url)[:200]}, and this worker has a "
+                    f"login for an index of that name and does not know it to be there: take another name, or have the "
+                    f"worker started with UV_INDEX={name[:60]}=URL"
+                )
+
+
+def _indexes(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """The names and URLs of the indexes that a file defines for uv; nothing for a file that uv will refuse."""
+    try:
+        known: Any = tomllib.loads(text) if name in ("pyproject.toml", "uv.toml") else {}
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return
+    for part in ("tool", "uv") if name == "pyproject.toml" else ():
+        known = known.get(part) if isinstance(known, dict) else None
+    found = known.get("index") if isinstance(known, dict) else None
+    for index in found if isinstance(found, list) else ():
+        if isinstance(index, dict) and isinstance(index.get("name"), str):
+            yield index["name"], str(index.get("url"))
+
+
+def _key(name: str) -> str:
+    """The name of an index as it is in the names of variables."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port
+    except ValueError:
+        return "", url, None
 
 
 def find_uv(settings: Settings, worker_env: Mapping[str, str]) -> str:

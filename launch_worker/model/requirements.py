@@ -28,6 +28,8 @@ _INCLUDE = re.compile(r"(?:-[rc]\s*|--(?:requirement|constraint)[\s=]\s*)(\S.*)"
 _LOCAL = re.compile(r"(-e\b|--editable\b|\.{1,2}(/|\[|$)|/|file:|[\w.-]+(\[[^]]*\])?\s*@\s*(file:|\.|/))")
 _LOCAL_SOURCE = re.compile(r'^source = \{ (?:editable|directory|virtual) = "([^"]+)"', re.MULTILINE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: A variable in a list of requirements: uv would fill in one of the worker, as the password of an index.
+_VARIABLE = re.compile(r"\$\{\w+\}")
 
 
 def is_file(requirements: str) -> bool:
@@ -108,8 +110,12 @@ def gather(main: str, read: Callable[[str], str | None], *, limit_bytes: int = M
 
 def _included(path: str, text: str) -> Iterator[str]:
     """The files that a list of requirements includes. Raises InputError for packages that are folders of the code."""
-    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
-        said = re.sub(r"(^|\s)#.*", "", line).strip()
+    for said in _lines(text):
+        if variable := _VARIABLE.search(said):
+            raise InputError(
+                f"{path} names the variable {variable[0][:100]}, and none is filled in: an environment is shared by "
+                "runs with the same files; write the value, or have the index set where the workers are started"
+            )
         if include := _INCLUDE.fullmatch(said):
             other = include[1].strip("'\" ")
             if _URL.match(other):
@@ -119,6 +125,18 @@ def _included(path: str, text: str) -> Iterator[str]:
             yield posixpath.normpath(posixpath.join(posixpath.dirname(path), other))
         elif _LOCAL.match(said):
             raise _local(path, said)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a list of requirements, without comments."""
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        yield re.sub(r"(^|\s)#.*", "", line).strip()
+
+
+def urls_included(text: str) -> list[str]:
+    """The URLs of what a list of requirements includes: nobody knows what those files have."""
+    found = (include[1].strip("'\" ") for said in _lines(text) if (include := _INCLUDE.fullmatch(said)))
+    return [other for other in found if _URL.match(other)]
 
 
 def _local(path: str, what: str) -> InputError:

@@ -479,20 +479,6 @@ def fetch_folder(
         raise
 
 
-def fetch_file(
-    stored: StoredOutputs, file: StoredFile, path: Path, *, check: Callable[[], None] = lambda: None
-) -> None:
-    """Write one file, whole or not at all, in the place of what is at the path. Raises as `fetch_folder`."""
-    partial = path.parent / f".{path.name[:200]}.{secrets.token_hex(4)}.partial"
-    try:
-        _fetch(stored, file, partial, check)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-
-
 def _check_paths(files: Iterable[StoredFile], links: Iterable[Link]) -> None:
     try:
         for file in files:

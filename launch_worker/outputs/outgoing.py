@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -176,6 +177,15 @@ class Outgoing:
     def take(self) -> bool:
         """Lock them; False when another worker has them, or they are sent. Raises OSError."""
         path = self.folder / _ABOUT
+        if self.folder.is_symlink():
+            # What got away of a job has put it there.
+            self.folder.unlink()
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                # The job has put it there.
+                remove_tree(str(path))
+                path.unlink(missing_ok=True)
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         except FileNotFoundError:

@@ -16,7 +16,7 @@ import pytest
 
 from launch_worker.code.environments import Environments, Wanted, disk_bytes, folder_of, kept, wanted_by
 from launch_worker.code.patience import Patience
-from launch_worker.code.uv import Uv, find_uv
+from launch_worker.code.uv import Uv, check_logins, find_uv
 from launch_worker.errors import CodeError, InputError, StartGivenUpError
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.process import tree
@@ -253,3 +253,42 @@ def test_a_setting_that_is_not_uvs_does_not_reach_it(machine: Machine) -> None:
     made = machine.make(listed("tiny"))
     assert json.dumps(machine.said).count("hidden") == 0
     assert version_in(made) == "2.0"
+
+
+INDEX = """[project]
+name = "x"
+version = "1"
+dependencies = ["tiny"]
+[[tool.uv.index]]
+name = "co-rp"
+url = "{url}"
+"""
+
+
+def test_no_file_of_a_run_has_the_workers_login_sent_elsewhere(machine: Machine) -> None:
+    machine.env |= {"UV_INDEX_CO_RP_USERNAME": "us", "UV_INDEX_CO_RP_PASSWORD": "hidden"}
+    evil, own = ({"pyproject.toml": INDEX.format(url=f"https://{host}/simple")} for host in ("evil:8443", "index.corp"))
+    error = machine.fails(Wanted("pyproject.toml", evil, ""))
+    assert "has an index 'co-rp' at https://evil:8443/simple, and this worker has a login" in str(error)
+    assert not error.worker_fault
+    known = {**machine.env, "UV_INDEX": "other=https://x/y co-rp=https://u:p@index.corp/simple/"}
+    check_logins(own, known)
+    check_logins(evil, {"UV_INDEX_OTHER_PASSWORD": "hidden"})
+    for files in (evil, {"uv.toml": '[[index]]\nname = "CO_RP"\nurl = "http://index.corp/"'}):
+        with pytest.raises(CodeError, match="does not know it to be there"):
+            check_logins(files, known)
+    assert "reads no list from elsewhere" in str(machine.fails(listed("-c https://evil/list.txt\ntiny")))
+    check_logins(listed("-c https://evil/list.txt\ntiny").files, {"UV_INDEX": "https://index.corp/simple"})
+    check_logins({"pyproject.toml": "[", "uv.toml": "index = 7"}, machine.env)
+
+
+def test_files_that_came_with_a_run_are_looked_at_here_too() -> None:
+    for text, said in (
+        ("-r /etc/passwd", "includes '/etc/passwd'"),
+        ("-r ../../etc/passwd", "which is not there"),
+        ("-e .", "local package"),
+        ("-i https://x/${UV_INDEX_CORP_PASSWORD}/", "names the variable"),
+    ):
+        spec = RunSpec(command=("x",), requirements="r.txt", requirements_files={"r.txt": text})
+        with pytest.raises(InputError, match=said):
+            wanted_by(spec, None)

@@ -144,6 +144,13 @@ def test_what_is_there_with_another_content_stays_unless_it_shall_go(store: Stor
     assert files_of(tmp_path) == store.contents
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "\u6f22" * 85, "\U0001f600" * 63])
+def test_a_name_may_be_as_long_as_linux_has_them(tmp_path: Path, name: str) -> None:
+    made = Store({name: b"1"})
+    assert fetch(made.files, tmp_path, made.read).files == 1
+    assert files_of(tmp_path) == made.contents
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", "a//b", ".", "a\0b", "x" * 300])
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
     with pytest.raises(DamagedError, match="list of files is damaged"):

@@ -38,6 +38,8 @@ def test_included_files_and_what_uv_heeds_beside_are_gathered() -> None:
         ("r.txt", {}, "there is no requirements file 'r.txt'"),
         ("r.txt", {"r.txt": "-r base.txt"}, "r.txt needs 'base.txt', which is not there"),
         ("r.txt", {"r.txt": "-r /etc/base.txt"}, "name it relative to r.txt"),
+        ("r.txt", {"r.txt": "-i https://x/${UV_INDEX_CORP_PASSWORD}/\ntorch"}, "names the variable"),
+        ("r.txt", {"r.txt": "-r b.txt", "b.txt": "a @ https://${X}@y/a.whl"}, "b.txt names the variable"),
         ("r.txt", {"r.txt": "-e ."}, "r.txt names the local package '-e .'"),
         ("r.txt", {"r.txt": "./lib"}, "local package './lib'"),
         ("r.txt", {"r.txt": "lib @ file:///lib"}, "local package"),

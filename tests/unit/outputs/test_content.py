@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from launch_worker.outputs.content import (
     ChangedError,
     Found,
     Hashes,
-    fetch_file,
     fetch_folder,
     store_folder,
 )
@@ -406,11 +404,7 @@ def test_damaged_content_leaves_nothing_behind(
     before = set(tmp_path.iterdir())
     with pytest.raises(DamagedError, match="'b'"):
         fetch_folder(stored, manifest.files, tmp_path / "back")
-    (folder / "b").write_bytes(b"mine")
-    with pytest.raises(DamagedError, match="'b'"):
-        fetch_file(stored, manifest.files[1], folder / "b")
     assert set(tmp_path.iterdir()) == before
-    assert ((folder / "b").read_bytes(), sorted(os.listdir(folder))) == (b"mine", ["a", "b"])
 
 
 def test_an_empty_folder_is_taken_and_another_one_is_not(folder: Path, stored: StoredOutputs, tmp_path: Path) -> None:
@@ -423,19 +417,6 @@ def test_an_empty_folder_is_taken_and_another_one_is_not(folder: Path, stored: S
         fetch_folder(stored, manifest.files, tmp_path / "empty")
     fetch_folder(stored, [], tmp_path / "nothing")
     assert list((tmp_path / "nothing").iterdir()) == []
-
-
-def test_a_file_replaces_what_was_there_and_no_link_is_followed(
-    folder: Path, stored: StoredOutputs, tmp_path: Path
-) -> None:
-    write(folder, a=b"new")
-    (file,) = store(folder, stored).files
-    write(tmp_path, other=b"other")
-    (tmp_path / "target").symlink_to(tmp_path / "other")
-    fetch_file(stored, file, tmp_path / "target")
-    assert (tmp_path / "target").read_bytes() == b"new"
-    assert stat.S_ISREG((tmp_path / "target").lstat().st_mode)
-    assert (tmp_path / "other").read_bytes() == b"other"
 
 
 def test_a_manifest_made_by_hand_leads_nowhere(folder: Path, stored: StoredOutputs, tmp_path: Path) -> None:

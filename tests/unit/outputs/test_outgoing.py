@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,29 @@ def test_patterns_come_along_and_those_that_a_job_made_up_are_none(tmp_path: Pat
     ):
         (outgoing.folder / "about.json").write_text(hostile)
         assert outgoing.patterns() == ()
+
+
+@pytest.mark.parametrize("script", ["mkdir -p $0/x", "ln -s /etc/passwd $0", "mkfifo $0", "ln -s nowhere $0"])
+def test_what_a_job_puts_in_the_place_of_the_patterns_keeps_nothing_from_being_sent(
+    tmp_path: Path, attempt: str, script: str
+) -> None:
+    outgoing = left(tmp_path, attempt)
+    about = outgoing.folder / "about.json"
+    about.unlink(missing_ok=True)
+    subprocess.run(["sh", "-c", script, str(about)], check=True)
+    assert outgoing.take()
+    assert outgoing.patterns() == ()
+    assert stat.S_ISREG(about.lstat().st_mode)
+
+
+def test_a_link_in_the_place_of_what_waits_is_not_followed(tmp_path: Path, attempt: str) -> None:
+    other = tmp_path / "other"
+    (other / "files").mkdir(parents=True)
+    outgoing_folder(tmp_path).mkdir()
+    (outgoing_folder(tmp_path) / NAME).symlink_to(other)
+    assert not Outgoing(tmp_path, NAME).take()
+    assert os.listdir(other) == ["files"]
+    assert os.listdir(outgoing_folder(tmp_path)) == []
 
 
 def test_one_worker_has_them_at_a_time_and_nobody_has_what_is_sent(tmp_path: Path, attempt: str) -> None:
