@@ -77,7 +77,18 @@ def leave_working_folder() -> None:
         imports.cwd_in_path = contextlib.nullcontext  # type: ignore[attr-defined]
 
 
+def _keep_flower_at_home() -> None:
+    """Have Flower listen on loopback, and not on every address, where it has no login and nothing says otherwise."""
+    if not _is_our_command() or "flower" not in sys.argv:
+        return
+    logins = ("--basic_auth", "--basic-auth", "--auth_provider", "--auth-provider", "--auth=")
+    has_login = any(word.startswith(logins) for word in sys.argv) or "FLOWER_BASIC_AUTH" in os.environ
+    if not has_login and "FLOWER_AUTH_PROVIDER" not in os.environ:
+        os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+
+
 _start_lean()
+_keep_flower_at_home()
 
 #: Value of kombu's entry point. Nothing is sent by it: workers accept "json" only.
 SERIALIZER = (json.dumps, json.loads, "application/x-launch-worker", "utf-8")  # noqa: TID251 (never used)

@@ -62,7 +62,10 @@ class Fence:
         sending = _with_safe_headers(send, is_https=scope.get("scheme") == "https")
         refusal = self._refusal(scope["method"], headers)
         if refusal:
-            await problem(*refusal, code="NotAllowedError")(scope, receive, sending)
+            answer = problem(*refusal, code="NotAllowedError")
+            # What follows on the connection may be a part of what was refused.
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, sending)
             return
         scope[_LIMIT] = BODY_BYTES
         has_begun = False
@@ -92,6 +95,9 @@ class Fence:
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
         """Status and sentence for a request that no route may see."""
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Where this request ends is not the same to each program between.
+            return 400, "a request has either a length or a transfer encoding"
         host = headers.get("host", "")
         if not self._names.has(host):
             return 421, "this server is not called by this name; an admin adds names with LAUNCH_SERVER_HOSTS"

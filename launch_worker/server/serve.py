@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from launch_worker.errors import ArchiveError, SettingsError
 from launch_worker.server.address import Address
@@ -16,6 +18,8 @@ from launch_worker.server.loopback import loopback_key, with_key
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
 
+#: Seconds for the head of a request, from its connection's begin or the answer before.
+HEAD_S = 30.0
 #: Seconds for what is being answered when the server is asked to stop.
 _STOP_S = 10
 
@@ -54,6 +58,42 @@ def _first_secret(shared: Shared) -> str:
         return ""
 
 
+class PatientConnection(H11Protocol):
+    """uvicorn's connection, which ends where a client does not get the head of a request done.
+
+    uvicorn itself waits for ever, so that a few thousand such clients would leave no descriptors for others.
+    """
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_watching()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEAD_S, self._give_up)
+
+    def _stop_watching(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        self.transport.close()
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn's server, which says when it is ready, and lets streams end when it is asked to stop."""
 
@@ -65,6 +105,7 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             ws="none",
+            http=PatientConnection,
             timeout_graceful_shutdown=_STOP_S,
         )
         super().__init__(config)

@@ -63,6 +63,7 @@ GIT = "code/test_git.py::"
 TERMINAL = "system/test_terminal.py::"
 SITE = "security/test_lending.py::"
 ENVIRONMENT = "unit/attempt/test_environment.py::"
+PARTS = "system/test_server_parts.py::"
 PRODUCERS = "Who may write runs to Redis may write anybody's"
 
 ROWS: dict[str, Row] = {
@@ -521,7 +522,48 @@ ROWS: dict[str, Row] = {
             "unit/server/test_templates.py::test_data_for_a_script_cannot_end_its_element",
         ),
     ),
-    **{name: Row("Celery's page", OPEN) for name in ("H2", "H3", "H4", "H5", "H6")},
+    "H2": Row(
+        "another site's requests at Celery's page, by a browser that is logged in",
+        REFUSED,
+        (PARTS + "test_other_sites_frames_and_names_get_nothing_of_it",),
+    ),
+    "H3": Row(
+        "the buttons of Celery's page by who may only look",
+        REFUSED,
+        (
+            "redis/server/test_roles.py::test_celerys_page_is_for_who_sees_all_and_its_buttons_are_by_role",
+            PARTS + "test_no_task_is_sent_through_it",
+            PARTS + "test_its_buttons_are_ours",
+        ),
+    ),
+    "H4": Row(
+        "Celery's page on every address without a login",
+        REFUSED,
+        (
+            PARTS + "test_it_is_behind_the_login_and_has_no_metrics",
+            "system/test_celery_commands.py::test_flower_listens_on_loopback_where_it_has_no_login",
+        ),
+    ),
+    "H5": Row(
+        "frames, guesses of passwords, a stranger's name in Host",
+        REFUSED,
+        (
+            PARTS + "test_other_sites_frames_and_names_get_nothing_of_it",
+            "redis/server/test_login.py::test_who_guesses_is_refused_for_a_while_and_others_are_not",
+            "redis/server/test_skeleton.py::test_a_strangers_name_is_refused_on_every_path",
+            "redis/server/test_skeleton.py::test_every_answer_forbids_what_no_page_of_ours_needs",
+            "redis/server/test_raw.py::test_a_request_whose_end_is_in_doubt_is_refused_and_hides_no_second_one",
+            "redis/server/test_raw.py::test_a_connection_without_the_head_of_a_request_is_closed",
+        ),
+    ),
+    "H6": Row(
+        "metrics without a login",
+        REFUSED,
+        (
+            "redis/server/test_metrics.py::test_metrics_take_a_login_that_sees_all_projects",
+            PARTS + "test_it_is_behind_the_login_and_has_no_metrics",
+        ),
+    ),
     "H7": Row(
         "escapes as keys of a record, in names of workers, followed on a terminal",
         REFUSED,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -219,6 +220,15 @@ def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: C
     assert "s3cr3t-value" not in json.dumps([shown(word) for word in ends])
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/tasks", timeout=10).read()
     assert b"Flower" in page
+
+
+def test_flower_listens_on_loopback_where_it_has_no_login(cluster: Cluster) -> None:
+    port = own_port()
+    cluster.celery("flower", f"--port={port}", name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"})
+    wait_until(lambda: _get(port, "/api/tasks") is not None, timeout_s=40, what="flower answers")
+    # All of 127.0.0.0/8 leads to a program that listens on every address.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
 def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:

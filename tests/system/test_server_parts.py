@@ -84,6 +84,17 @@ def test_it_is_behind_the_login_and_has_no_metrics(page: TestServer) -> None:
         assert "set-cookie" not in client.get("/celery/tasks").headers
 
 
+def test_other_sites_frames_and_names_get_nothing_of_it(page: TestServer) -> None:
+    with page.client() as client:
+        answer = client.get("/celery/tasks")
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert client.get("/celery/tasks", headers={"Host": "evil.example"}).status_code == 421
+        for path in ("task/revoke/x", "worker/shutdown/x", "worker/pool/grow/x", "worker/queue/add-consumer/x"):
+            for foreign in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+                assert client.post(f"/celery/api/{path}", headers=foreign).status_code == 403, path
+
+
 def test_no_task_is_sent_through_it(page: TestServer) -> None:
     with page.client() as client:
         for word in ("apply", "async-apply", "send-task"):

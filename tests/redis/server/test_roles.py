@@ -102,6 +102,18 @@ def test_a_route_does_for_each_person_what_is_promised(
             assert status == 403, (name, status)
 
 
+def test_celerys_page_is_for_who_sees_all_and_its_buttons_are_by_role(everybody: dict[str, httpx.Client]) -> None:
+    """This server was started without that page: 503 is the answer to who may have it."""
+    for path, act in (("task/revoke/x", "act_in_celery"), ("worker/pool/grow/x", "set_workers")):
+        for name, client in everybody.items():
+            looks, presses = client.get("/celery/tasks").status_code, client.post(f"/celery/api/{path}").status_code
+            if name == "nobody":
+                assert (looks, presses) == (401, 401)
+            else:
+                assert looks == (503 if is_promised(name, "see_celery") else 403), name
+                assert presses == (503 if is_promised(name, act) else 403), (name, path)
+
+
 def test_the_people_of_this_test_differ_at_the_door() -> None:
     """Else a route that everybody may call would be as good as one that asks for a role."""
     seen = {tuple(is_promised(name, act) for act in sorted(PROMISES)) for name in PEOPLE}
