@@ -62,10 +62,10 @@ class Fence:
         sending = _with_safe_headers(send, is_https=scope.get("scheme") == "https")
         refusal = self._refusal(scope["method"], headers)
         if refusal:
-            answer = problem(*refusal, code="NotAllowedError")
+            refused = problem(*refusal, code="NotAllowedError")
             # What follows on the connection may be a part of what was refused.
-            answer.headers["Connection"] = "close"
-            await answer(scope, receive, sending)
+            refused.headers["Connection"] = "close"
+            await refused(scope, receive, sending)
             return
         scope[_LIMIT] = BODY_BYTES
         has_begun = False
