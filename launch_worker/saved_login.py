@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from launch_worker.config_folder import config_folder
+
 _FILE = "login.json"
 
 
@@ -19,9 +21,8 @@ class SavedLogin(NamedTuple):
 
 def login_file(env: Mapping[str, str]) -> Path | None:
     """The file of this user, whether it is there or not; None without a home."""
-    home = env.get("HOME")
-    folder = env.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
-    return Path(folder, "launch-worker", _FILE) if folder else None
+    folder = config_folder(env)
+    return folder and folder / _FILE
 
 
 def saved_login(env: Mapping[str, str]) -> SavedLogin | None:

@@ -134,6 +134,14 @@ class Settings:
     mail_from: str = ""
     #: Folder with the credentials by which a worker pulls images, as docker's config.json; None for docker's own.
     registry_auth: Path | None = None
+    #: File of the key by which this process signs the runs that it submits; None for this user's own, if it is there.
+    signing_key: Path | None = None
+    #: Whether this worker executes signed runs only.
+    requires_signed: bool = False
+    #: File of the signing keys that this worker trusts, in place of those that an admin keeps in Redis.
+    trusted_keys: Path | None = None
+    #: File or folder of the private keys by which this worker opens secrets; None for this user's own folder.
+    sealing_keys: Path | None = None
     #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
     api_url: str = ""
     api_token: str = field(default="", repr=False)
@@ -333,6 +341,10 @@ class Settings:
             # Celery's own word for the same counts too, as Celery reads it.
             allow_root=_switch("LAUNCH_ALLOW_ROOT", env.get("LAUNCH_ALLOW_ROOT") or "0")
             or bool(env.get("C_FORCE_ROOT")),
+            signing_key=_file(env.get("LAUNCH_SIGNING_KEY")),
+            requires_signed=_switch("LAUNCH_REQUIRE_SIGNED", env.get("LAUNCH_REQUIRE_SIGNED") or "0"),
+            trusted_keys=_file(env.get("LAUNCH_TRUSTED_KEYS")),
+            sealing_keys=_file(env.get("LAUNCH_SEALING_KEYS")),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 

@@ -23,6 +23,7 @@ _VARIABLES = {
     "log_keep_bytes": "LAUNCH_LOG_KEEP",
     "checkpoint_wait_s": "LAUNCH_CHECKPOINT_WAIT",
     "is_insecure": "LAUNCH_INSECURE",
+    "requires_signed": "LAUNCH_REQUIRE_SIGNED",
     "takes_passwords": "LAUNCH_PASSWORDS",
 }
 #: Variables that jobs have, as commands in a job do; and the beginning of a worker's options.

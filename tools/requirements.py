@@ -45,7 +45,7 @@ PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classi
 #: In the order in which they are made.
 FILES = {
     "full": Source(extras=ALL_EXTRAS),
-    "image": Source(extras=("server", "postgres"), like="full"),
+    "image": Source(extras=("server", "postgres", "signing"), like="full"),
     "dev": Source(extras=ALL_EXTRAS, groups=("dev",), like="full"),
     "build": Source(groups=("build",), like="dev"),
     "audit": Source(groups=("audit",), like="dev"),

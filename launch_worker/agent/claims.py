@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from launch_worker.agent.leases import held_until, lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.registration import Registration
 from launch_worker.agent.reports import Reports
+from launch_worker.agent.signatures import Signatures
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.clock import boot_time_s
@@ -80,7 +81,9 @@ class Claims:
         registration: Registration,
         reports: Reports,
         workplace: Workplace,
+        signatures: Signatures,
     ) -> None:
+        self._signatures = signatures
         self._store = store
         self._settings = settings
         self._outage = outage
@@ -176,6 +179,10 @@ class Claims:
         try:
             record.check()
             spec = _spec_of(record.spec)
+            if self._signatures.needed(record):
+                self._signatures.check(record, spec)
+                # Nobody has signed the commit of an earlier attempt: the code is looked up as the spec names it.
+                record = replace(record, commit="")
             return Attempt(
                 record=record,
                 spec=spec,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from launch_worker.agent.signatures import why_unchecked
 from launch_worker.errors import InputError
 from launch_worker.queues.confinement import Demands
 from launch_worker.queues.queue import QueueConfig
@@ -58,7 +59,7 @@ class Enforcement:
         before, now = self.refused, {}
         for queue, config in configs.items():
             demands = _demands(config)
-            why = self._why_not(demands) if demands is not None else ""
+            why = why_unchecked(config) or (self._why_not(demands) if demands is not None else "")
             if why:
                 now[queue] = why
         for queue, why in now.items():

@@ -12,7 +12,13 @@ WINDOW_S = 60.0
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 1800.0
 #: Fields of a run's spec that need more of the worker than to start a process, in words for people.
-_NEEDED = {"image": "a container", "uri": "code from git", "upload": "an upload", "requirements": "an environment"}
+_NEEDED = {
+    "image": "a container",
+    "uri": "code from git",
+    "upload": "an upload",
+    "requirements": "an environment",
+    "secrets": "secrets",
+}
 
 
 @dataclass

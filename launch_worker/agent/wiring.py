@@ -32,6 +32,7 @@ from launch_worker.agent.reports import Reports
 from launch_worker.agent.run_queue_items import Agent as OverridableAgent
 from launch_worker.agent.run_queue_items import RunQueueItems
 from launch_worker.agent.shutdown import WorkerShutdown
+from launch_worker.agent.signatures import Signatures
 from launch_worker.agent.status import AgentStatus
 from launch_worker.agent.worker_metrics import WorkerMetrics
 from launch_worker.agent.workplace import Workplace
@@ -275,6 +276,7 @@ def _claims(
         registration=registration,
         reports=reports,
         workplace=workplace,
+        signatures=Signatures(shared.settings, store=shared.store, outage=shared.outage),
     )
 
 

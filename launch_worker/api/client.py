@@ -143,6 +143,7 @@ def submit(
     tags: Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
     env_from: Sequence[str] | None = None,
+    secrets: Mapping[str, str] | Sequence[str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     uri: str | None = None,
     upload: str | os.PathLike[str] | None = None,
@@ -190,14 +191,16 @@ def submit(
     """Submit a command (a list of arguments) to a queue and return its run at once.
 
     For None the queue's default holds, then its pool's, then RunSpec's. Durations are seconds or text such as `5m`.
-    `env_from` names variables whose values the worker supplies. Without `cwd` the job starts in this process's folder
-    where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or `upload` (a folder of
-    this machine) it starts in that code, in the folder `cwd` of it. `requirements` are the packages of a Python
-    environment that the worker makes by uv, with the interpreter `python` (docs/environments.md): a file of the code,
-    or of this machine where there is no code, `auto`, or `none`. With `image` it is a container, `command` the
-    arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
-    `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
-    for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
+    `env_from` names variables whose values the worker supplies. `secrets` are variables whose values only the run's
+    worker can read (docs/security.md): a map, or names of variables of this process. Without `cwd` the job starts in
+    this process's folder where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or
+    `upload` (a folder of this machine) it starts in that code, in the folder `cwd` of it. `requirements` are the
+    packages of a Python environment that the worker makes by uv, with the interpreter `python` (docs/environments.md):
+    a file of the code, or of this machine where there is no code, `auto`, or `none`. With `image` it is a container,
+    `command` the arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus`
+    (whole devices), `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its
+    hyperparameters, for the job and for filters of runs. `notify` are channels that are told of its end (`ops`,
+    `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. `outputs` are patterns of the files in LAUNCH_OUTPUT_DIR that are kept
     (none: all); `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits too. `checkpoint_every` is
@@ -242,6 +245,12 @@ def _check_project(named: str, run_id: str, project: str) -> None:
 def _item(options: Mapping[str, Any], folder: str = "") -> Item:
     """The arguments as an item: first as JSON has them."""
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
+    if isinstance(plain.get("secrets"), (list, str)):
+        # Imported on demand: start-up time of `launch-submit`, which imports this module.
+        from launch_worker.trust.secrets import read_secrets
+
+        names = plain["secrets"]
+        plain["secrets"] = read_secrets((names,) if isinstance(names, str) else tuple(names))
     folder = folder or current_folder() or "/"
     return attach(read_options(plain, folder=folder), folder=folder)
 

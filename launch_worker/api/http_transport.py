@@ -34,6 +34,8 @@ from launch_worker.queues.described import Pool, Queue
 from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
+from launch_worker.trust.keys import read_public
+from launch_worker.trust.trusted import TrustedKey
 from launch_worker.untrusted.text import read_json, read_map
 
 if TYPE_CHECKING:
@@ -368,6 +370,16 @@ class HttpTransport(HttpSubmitter):
         except NotFoundError:
             return None
         return json.dumps(said["schedule"]), said["next_us"]
+
+    def trusted_keys(self) -> list[TrustedKey]:
+        return [TrustedKey.from_json(one) for one in self.server.ask("GET", "/keys")["keys"]]
+
+    def trust_key(self, key: str, *, name: str, is_server: bool) -> TrustedKey:
+        path = _path("keys", read_public(key, "sign").id)
+        return TrustedKey.from_json(self.server.ask("PUT", path, body={"key": key, "name": name, "server": is_server}))
+
+    def revoke_key(self, word: str) -> TrustedKey:
+        return TrustedKey.from_json(self.server.ask("POST", _path("keys", word, "revoke")))
 
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         # The server knows the user, and says the next time itself.

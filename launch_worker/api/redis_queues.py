@@ -187,6 +187,8 @@ _NOTHING: dict[str, Any] = {
     "sandbox": "",
     "writable": (),
     "run_as": "",
+    "sealing_key": "",
+    "signers": (),
 }
 #: Settings of which entries change one by one.
 _MAPS = ("container", "defaults", "accounts", "limits")

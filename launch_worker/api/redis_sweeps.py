@@ -8,13 +8,18 @@ from collections.abc import Iterator, Mapping
 from launch_worker.api.redis_connection import TURN_S, RedisConnection
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.submission.options import DEFAULT_QUEUE
+from launch_worker.submission.resolve import refuse_unsigned
 from launch_worker.sweeps.drive import advance
+from launch_worker.untrusted.text import read_map
 
 
 class RedisSweeps(RedisConnection):
     """The part of the transport for sweeps."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> str:
+        queue = str(read_map(str(fields.get("given", ""))).get("queue") or DEFAULT_QUEUE)
+        refuse_unsigned(queue, self.store.configs_of(queue).queue_config, what="a sweep")
         if self.user:
             fields = {**fields, "user": self.user, "user_groups": " ".join(sorted(self.groups))}
         self.store.create_sweep(sweep_id, fields, actor=self.actor)

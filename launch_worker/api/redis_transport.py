@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,11 @@ from launch_worker.model.finding import Finding
 from launch_worker.model.schedule import Schedule
 from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
+from launch_worker.submission.options import DEFAULT_QUEUE
+from launch_worker.submission.resolve import refuse_unsigned
+from launch_worker.trust.keys import read_public
+from launch_worker.trust.trusted import TrustedKey, check_key_name
+from launch_worker.untrusted.text import read_map
 
 
 class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSweeps):
@@ -64,7 +70,33 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
     def schedule(self, name: str) -> tuple[str, int] | None:
         return self.store.schedule(name)
 
+    def trusted_keys(self) -> list[TrustedKey]:
+        found = []
+        for text in self.store.trusted_keys():
+            # A damaged one is trusted by no worker.
+            with contextlib.suppress(InputError):
+                found.append(TrustedKey.of_text(text))
+        return sorted(found, key=lambda key: (key.name, key.id))
+
+    def trust_key(self, key: str, *, name: str, is_server: bool) -> TrustedKey:
+        made = TrustedKey(read_public(key, "sign"), check_key_name(name), is_server, trusted_at=self.store.now_us())
+        for other in self.trusted_keys():
+            if other.id != made.id and name in (other.name, other.id):
+                raise InputError(f"name {name!r} is another key's ({other.id}); choose another name")
+        self.store.keep_key(made.id, made.to_text(), what="trusted", actor=self.actor)
+        return made
+
+    def revoke_key(self, word: str) -> TrustedKey:
+        key = next((key for key in self.trusted_keys() if word in (key.name, key.id)), None)
+        if key is None:
+            raise NotFoundError(f"there is no key {word[:60]!r}; list them with: launch-worker keys")
+        gone = replace(key, revoked_at=key.revoked_at or self.store.now_us())
+        self.store.keep_key(gone.id, gone.to_text(), what="revoked", actor=self.actor)
+        return gone
+
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
+        queue = str(read_map(text).get("given", {}).get("queue") or DEFAULT_QUEUE)
+        refuse_unsigned(queue, self.store.configs_of(queue).queue_config, what="a schedule")
         self.store.keep_schedule(name, text, next_us, actor=self.actor)
         return text, next_us
 

@@ -31,6 +31,7 @@ from launch_worker.settings import Settings
 from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
+from launch_worker.trust.trusted import TrustedKey
 
 if TYPE_CHECKING:
     from launch_worker.model.explanation import Explanation
@@ -364,6 +365,17 @@ class Transport(Submits, Protocol):
 
     def allow(self, name: str, *, waiting: int | None, running: int | None, gpus: int | None) -> bool:
         """Set an allowance; without any number it is removed. Returns whether it is new. Raises InputError."""
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def trusted_keys(self) -> list[TrustedKey]:
+        """The signing keys that workers trust, and those that were revoked, by name."""
+
+    def trust_key(self, key: str, *, name: str, is_server: bool) -> TrustedKey:
+        """Trust a public signing key. Raises InputError for a name that another key has."""
+
+    def revoke_key(self, word: str) -> TrustedKey:
+        """Revoke the key with this name or id. Raises InputError for none."""
 
     # -- workers, sweeps, schedules, the whole ---------------------------------------------------------------------
 

@@ -99,6 +99,8 @@ class Attempt:
     missing_cwd: str = ""
     #: Folder of the Python environment that the job runs in; '' for none.
     environment: str = ""
+    #: Values of the run's secrets, opened for its job.
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     #: Error that ended the execution.
     error: Exception | None = None
 

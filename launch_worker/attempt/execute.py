@@ -161,7 +161,8 @@ def _supervise(
 def _explain(attempt: Attempt, outcome: Outcome) -> Outcome:
     """Add the job's exception, what the runner knows of the end, and that the job ran in another folder."""
     assert attempt.job is not None
-    outcome = attempt.job.explain(explained(outcome, attempt.folder.output, attempt.spec))
+    hidden = tuple(attempt.secrets.values())
+    outcome = attempt.job.explain(explained(outcome, attempt.folder.output, attempt.spec, hidden=hidden))
     if not attempt.missing_cwd:
         return outcome
     text = (

@@ -24,6 +24,7 @@ from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
+from launch_worker.config_folder import config_folder, sealing_key_folder
 from launch_worker.errors import InputError, UnenforcedError
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.model.inputs import INPUTS
@@ -77,6 +78,8 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     if plan is None and (why := context.why_unenforced(attempt.record.queue, config.demands)):
         # The queue was configured while this run was claimed: what its worker now leaves alone it may have taken.
         raise UnenforcedError(f"queue {attempt.record.queue} is not served by this worker: {why}")
+    if attempt.spec.secrets:
+        open_secrets(attempt, context)
     folder = attempt.folder
     folder.make(for_process=plan is None)
     if attempt.record.needs:
@@ -84,6 +87,21 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     if plan is None:
         return _process(attempt, context, patience, config.demands)
     return _container(attempt, context, plan, patience, enter)
+
+
+def open_secrets(attempt: Attempt, context: WorkerContext) -> None:
+    """Open the run's secrets for its job. Raises CodeError where this worker has no key for them, InputError."""
+    # Imported where a run has secrets: start-up time.
+    from launch_worker.model.derived import check_derived
+    from launch_worker.trust.secrets import opened
+
+    record = attempt.record
+    check_derived(record, attempt.spec)
+    keys = context.settings.sealing_keys or sealing_key_folder(os.environ)
+    if keys is not None and not keys.exists():
+        keys = None
+    # As the record has it: macros are filled in by now, and are none of what was sealed.
+    attempt.secrets = opened(record.spec, run_id=record.id, keys=keys)
 
 
 #: Reader of queue configurations, which checks them; many runs come from few queues.
@@ -205,7 +223,8 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
         key=attempt.key,
         env=(in_environment(env, spec, attempt.environment) if attempt.environment else env)
         | _deadline(attempt)
-        | (RESUMED if attempt.is_resumed else {}),
+        | (RESUMED if attempt.is_resumed else {})
+        | attempt.secrets,
         cwd=_folder(attempt, code),
         log_path=attempt.folder.output,
         grace_s=spec.grace_s,
@@ -228,7 +247,10 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
         context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
         demands.account_of(attempt.record.user),
         demands.limits,
-        hidden=tuple(filter(None, (os.path.realpath(context.settings.work_dir), _socket_of(context.settings)))),
+        hidden=(
+            *filter(None, (os.path.realpath(context.settings.work_dir), _socket_of(context.settings))),
+            *_keys_of_worker(context.settings),
+        ),
         # What it may not write is in the folder too: how it ended, whose it is.
         readable=tuple(filter(None, (root, attempt.environment))),
         own=tuple(folder for folder in own if os.path.isdir(folder)),
@@ -241,6 +263,12 @@ def _socket_of(settings: Settings) -> str:
     """The path of the socket at which Redis listens; '' for none."""
     found = re.fullmatch(r"(?:redis\+)?(?:unix|socket)://(?:[^/@]*@)?(/[^?]*).*", settings.redis_url)
     return os.path.realpath(unquote(found[1])) if found else ""
+
+
+def _keys_of_worker(settings: Settings) -> tuple[str, ...]:
+    """The places of this worker's private keys and logins, as far as they are there."""
+    places = (settings.sealing_keys, settings.signing_key, config_folder(os.environ))
+    return tuple(os.path.realpath(place) for place in places if place is not None and place.exists())
 
 
 def ending_of(spec: RunSpec) -> Ending:
@@ -315,7 +343,7 @@ def _container(
             plan,
             spec.command,
             labels,
-            env | RESUMED if attempt.is_resumed else env,
+            (env | RESUMED if attempt.is_resumed else env) | attempt.secrets,
             cwd=_folder_in_container(attempt, code),
             gpus=record.gpus,
             files=Files(_config(record, spec), code, arguments=arguments, folders=folders, empty=empty),

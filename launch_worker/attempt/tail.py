@@ -256,12 +256,13 @@ class Tail:
                     file.close()
 
 
-def explained(outcome: Outcome, output: Path, spec: RunSpec | None) -> Outcome:
+def explained(outcome: Outcome, output: Path, spec: RunSpec | None, *, hidden: Sequence[str] = ()) -> Outcome:
     """The outcome of a job that failed with the exception that its output ends with, if that is all that is known.
 
-    What the submitter or the worker gave it as a secret is not repeated; without a spec that is not known.
+    What the submitter or the worker gave it as a secret, and what is `hidden`, is not repeated; without a spec that is
+    not known. Of a job whose sealed secrets nobody has opened here, nothing is repeated.
     """
-    if not wants_exception(outcome):
+    if not wants_exception(outcome) or (spec is not None and spec.secrets and not hidden):
         return outcome
     try:
         file = OutputFile(output, make=False)
@@ -275,5 +276,5 @@ def explained(outcome: Outcome, output: Path, spec: RunSpec | None) -> Outcome:
         file.close()
     given = {} if spec is None else spec.env
     names = () if spec is None else spec.env_from
-    secrets = [*secrets_in(given), *(os.environ.get(name, "") for name in names)]
+    secrets = [*hidden, *secrets_in(given), *(os.environ.get(name, "") for name in names)]
     return with_exception(outcome, last_exception(text, secrets=secrets))

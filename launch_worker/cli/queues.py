@@ -123,6 +123,18 @@ _SETTINGS = (
     ),
     click.option("--limit-cpus", metavar="N", help="Most cores that one job may use (1.5); none takes it away."),
     ADMIT,
+    click.option(
+        "--signer",
+        "signers",
+        multiple=True,
+        metavar="KEY",
+        help="Takes only runs that this trusted key has signed, * for each; may be repeated, '' takes all away.",
+    ),
+    click.option(
+        "--sealing-key",
+        metavar="seal:…",
+        help="Public key for secrets of its runs (launch-worker keys new --for-queue); '' takes it away.",
+    ),
     DESCRIPTION,
 )
 
@@ -203,7 +215,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     settings = common_settings(options)
-    for name in ("pool", "resource", "priorities", "sandbox", "run_as"):
+    for name in ("pool", "resource", "priorities", "sandbox", "run_as", "sealing_key"):
         if options[name] is not None:
             settings[name] = options[name]
     if options["environment"] is not None:
@@ -212,7 +224,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         settings["container"] = parse_settings(pairs("--container", options["container"]))
     if options["variables"] is not None:
         settings["variables"] = _schema(options["variables"])
-    for name in ("macro_env", "allow_env", "allow_uris", "writable"):
+    for name in ("macro_env", "allow_env", "allow_uris", "writable", "signers"):
         if options[name]:
             settings[name] = [word for word in options[name] if word]
     if options["accounts"]:
@@ -280,7 +292,20 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     show_settings("account", shown["accounts"])
     for key, value in shown["limits"].items():
         setting(f"limit_{key}", format_size(value) if key == "memory" else value)
-    for key in ("sandbox", "writable", "run_as", "variables", "macro_env", "allow_env", "allow_uris", "problem"):
+    for key in (
+        *(
+            "sandbox",
+            "writable",
+            "run_as",
+            "variables",
+            "macro_env",
+            "allow_env",
+            "allow_uris",
+            "signers",
+            "sealing_key",
+        ),
+        "problem",
+    ):
         if shown[key]:
             setting(key, shown[key])
 

@@ -13,13 +13,25 @@ import click
 from launch_worker.cli.helping import GroupedOption
 from launch_worker.model import readers
 from launch_worker.model.checks import Whole
-from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, TIMES, TOLD, Option
+from launch_worker.model.options import (
+    CODE,
+    CONTAINERS,
+    LABELS,
+    LIMITS,
+    MANY,
+    NEEDS,
+    ONCE,
+    SECRETS,
+    TIMES,
+    TOLD,
+    Option,
+)
 from launch_worker.submission.array import parse_env, parse_values
 
 #: Groups of `launch-submit --help` in their order, with the names of their options.
 _GROUPS = {
     "Where, and as what": "queue name project tags priority array max_fails from_file strict",
-    "What the job gets": "env env_from values config inputs outputs",
+    "What the job gets": "env env_from secrets values config inputs outputs",
     "Its code": "cwd uri upload requirements python",
     "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",
     "Resources": "gpus memory cpus",
@@ -103,7 +115,7 @@ _RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD)
 #: Options of a run that every command with runs has, in the order of --help.
 RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.
-SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY, *ONCE)), _FROM_FILE, STRICT, *_CRON)
+SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *SECRETS, *TIMES, *MANY, *ONCE)), _FROM_FILE, STRICT, *_CRON)
 #: Options of `launch-worker schedules create` beside its own.
 SCHEDULE_OPTIONS = tuple(_as_click(option) for option in (*_RUN, *TIMES) if option.is_recurring)
 
@@ -127,6 +139,11 @@ def given_options(command: tuple[str, ...], options: Mapping[str, Any]) -> dict[
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     if command:
         given["command"] = command
+    if "secrets" in given:
+        # Imported on demand: start-up time of `launch-submit`.
+        from launch_worker.trust.secrets import read_secrets
+
+        given["secrets"] = read_secrets(given["secrets"])
     for option in _RUN:
         if option.name in given and option.reader is readers.env:
             given[option.name] = parse_env(given[option.name])

@@ -10,7 +10,7 @@ from launch_worker.model.schedule import Schedule
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.store.submit import Configs, Created
-from launch_worker.submission.resolve import resolve
+from launch_worker.submission.resolve import refuse_unsigned, resolve
 
 log = logging.getLogger("launch_worker.schedules")
 
@@ -82,6 +82,7 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, a
 
     def fire(configs: Configs) -> Created | None:
         spec = resolve(schedule.given, **configs._asdict())
+        refuse_unsigned(spec.queue, configs.queue_config, what="a schedule")
         if spec.upload:
             # Imported on demand: start-up time of `launch-submit`, which imports this module.
             from launch_worker.code.storage import storage_of

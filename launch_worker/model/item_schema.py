@@ -28,13 +28,14 @@ SINCE = {
     "signal": 3,
     "on_timeout": 3,
     "max_fails": 3,
+    "secrets": 3,
 }
 
 
 def version_of(spec: RunSpec) -> int:
     """The version of the item that this spec is."""
-    # Of a field with a plain default the class has that default.
-    found = [version for name, version in SINCE.items() if getattr(spec, name) != getattr(type(spec), name)]
+    # Of a field with a plain default the class has that default; the others are maps.
+    found = [version for name, version in SINCE.items() if getattr(spec, name) != getattr(type(spec), name, {})]
     # Older workers read no range.
     return max([*found, 3 if isinstance(spec.memory, str) else 1])
 

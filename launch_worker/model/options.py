@@ -109,7 +109,7 @@ class Option(NamedTuple):
         return f"{self.help[:-1]}; may be repeated." if is_typed and self.is_repeated else self.help
 
 
-_OF_ENTRIES = (read.texts, read.text_list, read.mapping, read.env)
+_OF_ENTRIES = (read.texts, read.text_list, read.mapping, read.env, read.secrets)
 #: An option that is a setting of the run's container.
 _setting = partial(Option, owner=CONTAINER, places=ONE_BY_ONE)
 #: An option of one submission, which its run does not keep.
@@ -378,6 +378,16 @@ MANY = (
         is_recurring=False,
     ),
 )
+SECRETS = (
+    _once(
+        "secrets",
+        read.secrets,
+        "A variable of this environment that only the job's worker can read; NAME=@FILE, NAME=- for standard input.",
+        "NAME",
+        words=("--secret",),
+        aliases=("secret",),
+    ),
+)
 ONCE = (
     _once(
         "unique",
@@ -402,7 +412,7 @@ OTHERS = (
     Option("cwd_required", read.truth, "Whether the worker must have the folder `cwd`.", places=frozenset({DEFAULT})),
 )
 
-OPTIONS = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE, *OTHERS)
+OPTIONS = (*LABELS, *CODE, *SECRETS, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE, *OTHERS)
 
 #: Checks of a RunSpec's fields, each of one value by itself: of its options, and of what the system says of a run.
 CHECKS: dict[str, Callable[[Any], None]] = {

@@ -130,6 +130,16 @@ def env(name: str, value: Any) -> dict[str, str]:
     return found
 
 
+def secrets(name: str, value: Any) -> dict[str, str]:
+    """Values of secrets by the names of their variables; no error repeats one."""
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a map of names of variables to their values")
+    for key, entry in value.items():
+        if not isinstance(entry, str):
+            raise InputError(f"the value of secret {str(key)[:60]} must be a text, not {kind(entry)}")
+    return dict(value)
+
+
 def run_id(name: str, value: Any) -> str:
     return check_run_id(value)
 

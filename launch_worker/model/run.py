@@ -136,6 +136,8 @@ class Record:
     sweep: str = ""
     #: Name of the user who submitted it through a server, which has proven that; '' for a run that came through Redis.
     user: str = ""
+    #: Signature of the submitter (`trust/signatures.py`); '' for an unsigned run.
+    signature: str = ""
     #: Names of the allowances for which the run counts, with blanks between (`model/allowance.py`).
     allowances: str = ""
     #: Whether the run makes other runs; a worker has separate places for such runs.
@@ -415,11 +417,13 @@ def no_such_attempt(run_id: str, had: int, attempt: int) -> InputError:
 
 
 def masked_spec(text: str) -> dict[str, Any]:
-    """The spec for showing: environment values under secret-looking names are masked."""
+    """The spec for showing: secrets, and environment values under secret-looking names, are masked."""
     spec = read_map(text)
     env = spec.get("env")
     if isinstance(env, dict):
         spec["env"] = mask_env(env)
+    if isinstance(spec.get("secrets"), dict):
+        spec["secrets"] = dict.fromkeys(spec["secrets"], MASK)
     return spec
 
 
@@ -563,6 +567,7 @@ _RESTORED = (
     *(
         "sweep",
         "user",
+        "signature",
         "allowances",
         "version",
         "preemptions",

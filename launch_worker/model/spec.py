@@ -122,9 +122,10 @@ class RunSpec:
     outputs: tuple[str, ...] = ()
     #: Outputs of other runs that the job finds below LAUNCH_INPUT_DIR: RUN:PATH or RUN:PATH:DEST.
     inputs: tuple[str, ...] = ()
-
     #: Time between two checkpoints that the worker takes of a job that does not ask for them; None: it takes none.
     checkpoint_every_s: float | None = None
+    #: Variables of the job whose values are sealed for its queue's workers (`trust/secrets.py`): name to sealed text.
+    secrets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check(_changed(self))
@@ -140,6 +141,8 @@ class RunSpec:
                 CHECKS[name](getattr(self, name))
         if self.env or self.env_from:
             _check_env(self.env, self.env_from)
+        if self.secrets:
+            _check_secrets(self)
         if self.signal and self.timeout_s is not None:
             _check_ahead(parse_ahead(self.signal), self.timeout_s)
         if self.uri or self.upload:
@@ -200,7 +203,7 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     """`RunSpec(**given)` in a third of the time; the names must be its fields, the command among them."""
     spec = object.__new__(RunSpec)
     # New maps for each run: a shared one could be changed.
-    spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={}, requirements_files={})
+    spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={}, requirements_files={}, secrets={})
     spec.__dict__.update(given)
     spec._check(given)
     return spec
@@ -422,6 +425,22 @@ def _check_argument(what: str, text: str) -> int:
 
 #: Variables by which a job that submits reaches the launch system.
 _OF_CLIENTS = frozenset(("LAUNCH_REDIS_URL", "LAUNCH_API_URL", "LAUNCH_API_TOKEN"))
+
+
+def _check_secrets(spec: RunSpec) -> None:
+    # Imported on demand: start-up time of `launch-submit`.
+    from launch_worker.model.secrets import check_sealed
+
+    check_sealed(spec.secrets)
+    check_secret_names(spec.secrets, spec)
+
+
+def check_secret_names(names: Iterable[str], spec: RunSpec) -> None:
+    """Raises InputError for a secret that another variable of the job would hide, or that the worker sets."""
+    _check_env({}, tuple(names))
+    for name in names:
+        if name in spec.env or name in spec.env_from:
+            raise InputError(f"{name} is a secret and another variable of the job too; leave out one of them")
 
 
 def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:

@@ -99,6 +99,8 @@ class Act(StrEnum):
     SET_WORKERS = "set_workers"
     #: Add, change and delete users, groups, their roles and limits.
     SET_PEOPLE = "set_people"
+    #: Trust and revoke signing keys.
+    SET_KEYS = "set_keys"
     #: Make, change, try and delete channels of notices, and rules.
     SET_CHANNELS = "set_channels"
     #: Read the audit log.
@@ -136,6 +138,7 @@ RULES = {
     Act.SET_POOLS: Rule(Role.ADMIN, Scope.SYSTEM),
     Act.SET_WORKERS: Rule(Role.ADMIN, Scope.SYSTEM),
     Act.SET_PEOPLE: Rule(Role.ADMIN, Scope.SYSTEM),
+    Act.SET_KEYS: Rule(Role.ADMIN, Scope.SYSTEM),
     Act.SET_CHANNELS: Rule(Role.ADMIN, Scope.SYSTEM),
     Act.SEE_AUDIT: Rule(Role.ADMIN, Scope.SYSTEM),
 }

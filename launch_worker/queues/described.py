@@ -72,6 +72,8 @@ class Queue:
             "run_as": self.settings.get("run_as"),
             "accounts": self.settings.get("accounts", {}),
             "limits": self.settings.get("limits", {}),
+            "sealing_key": self.settings.get("sealing_key"),
+            "signers": self.settings.get("signers", []),
             "problem": self.problem or None,
         }
 
@@ -150,6 +152,10 @@ class QueueSettings(PoolSettings, total=False):
     accounts: Mapping[str, str | None] | None
     #: Most `memory` (bytes, or as `16G`), `pids` and `cpus` of all processes of one job.
     limits: Mapping[str, Any] | None
+    #: Public key by which secrets of its runs are sealed (`launch-worker keys new --for-queue`).
+    sealing_key: str | None
+    #: Names or ids of the trusted keys that may sign its runs, `*` for each; none: its runs need no signature.
+    signers: Sequence[str] | None
 
 
 def read_queue(text: str) -> QueueConfig:

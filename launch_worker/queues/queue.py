@@ -30,6 +30,8 @@ from launch_worker.queues.confinement import (
 from launch_worker.queues.defaults import changed, check_defaults, merge
 from launch_worker.queues.pool import check_description
 from launch_worker.queues.variables import check_schema, complete_values
+from launch_worker.trust.keys import read_public
+from launch_worker.trust.trusted import ANY, check_key_name
 from launch_worker.untrusted.text import read_json
 
 RESOURCES = ("process", "container")
@@ -87,6 +89,10 @@ class QueueConfig:
     accounts: dict[str, str] = field(default_factory=dict)
     #: Memory (bytes), pids and cpus that all processes of one job may take together.
     limits: dict[str, Any] = field(default_factory=dict)
+    #: Public key by which secrets of its runs are sealed for its workers; '' for none.
+    sealing_key: str = ""
+    #: Names or ids of the trusted keys that may sign its runs, `*` for each; none: its runs need no signature.
+    signers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.resource and self.resource not in RESOURCES:
@@ -94,6 +100,9 @@ class QueueConfig:
         if not isinstance(self.priorities, bool):
             raise InputError(f"priorities must be true or false, not {self.priorities!r}")
         check_description(self.description)
+        if self.sealing_key:
+            read_public(self.sealing_key, "seal")
+        object.__setattr__(self, "signers", _checked_signers(self.signers))
         _check_container(self.container)
         object.__setattr__(self, "macro_env", _checked_macro_env(self.macro_env))
         for name in ("allow_env", "allow_uris"):
@@ -129,6 +138,8 @@ class QueueConfig:
             "run_as": self.run_as,
             "accounts": self.accounts,
             "limits": self.limits,
+            "sealing_key": self.sealing_key,
+            "signers": self.signers,
         }
         kept = {name: value for name, value in kept.items() if value}
         if not self.priorities:
@@ -387,6 +398,12 @@ def _checked_patterns(setting: str, patterns: Any) -> tuple[str, ...]:
 
 def _is_one_of(text: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _checked_signers(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InputError("signers must be a list of names or ids of trusted keys; list them with: launch-worker keys")
+    return tuple(dict.fromkeys(name if name == ANY else check_key_name(name) for name in names))
 
 
 def _of_single_values(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from launch_worker.server.routes import (
     files,
     groups,
     home,
+    keys,
     lines,
     login_page,
     metrics,
@@ -69,7 +70,7 @@ _API_ROUTERS = tuple(
     part.router
     for part in (
         *(account, people, submit, runs, lines, files, groups, streams, acts),
-        *(queues, workers, schedules, sweeps, system, events, channels),
+        *(queues, keys, workers, schedules, sweeps, system, events, channels),
     )
 )
 _OTHER_ROUTERS = (

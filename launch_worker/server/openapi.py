@@ -44,6 +44,7 @@ _EXAMPLES = {
     "worker": "celery@gpu1",
     "path": "best/model.pt",
     "queues": "gpu",
+    "key_id": "0f2a9c04d1e76b33",
     "pools": "gpus",
     "schedules": "nightly",
     "users": "ada",

@@ -22,6 +22,8 @@ DUE = "launch:due"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
+#: Hash of the signing keys that an admin trusts, by their ids.
+TRUSTED_KEYS = "launch:admin:keys"
 #: Stream of changes; it exists only while somebody reads it.
 CHANGES = "launch:changes"
 #: Ended runs that no archive has confirmed, by their end.

@@ -22,6 +22,7 @@ from launch_worker.store.submit import Creator
 from launch_worker.store.suggestions import Suggestions
 from launch_worker.store.sweeps import Sweeps
 from launch_worker.store.talk import Talk
+from launch_worker.store.trusted_keys import TrustedKeys
 from launch_worker.store.uploads import Uploads
 from launch_worker.store.usage import Usages
 from launch_worker.store.workers import Workers
@@ -49,6 +50,7 @@ class Store(
     Suggestions,
     Sweeps,
     Talk,
+    TrustedKeys,
     Uploads,
     Usages,
     Workers,

@@ -73,6 +73,8 @@ class New(NamedTuple):
     #: with the wish UNSEEN is refused as if it was not there.
     waits: Mapping[str, str] | None = None
     once: Once | None = None
+    #: Signature of the submitter (`trust/signatures.py`); '' for none.
+    signature: str = ""
 
 
 class Configs(NamedTuple):
@@ -132,6 +134,7 @@ class Creator(Client):
         group: Announced | None = None,
         waits: Mapping[str, str] | None = None,
         once: Once | None = None,
+        signature: str = "",
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
@@ -139,7 +142,8 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue. Where another run has its key (`once`), nothing is made.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits, once)
+        when = (delay_s, at_us, user, user_groups)
+        new = New(run_id, spec, queue_config, pool_config, *when, group, waits, once, signature)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -255,7 +259,8 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
     groups: dict[str, int] = {}
     batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits, once in runs:
+    for new in runs:
+        run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, waits, once, signature = new
         if batch != (spec.queue, queue_config, pool_config, group):
             batch = (spec.queue, queue_config, pool_config, group)
             if group is not None:
@@ -266,6 +271,8 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
         fields = fields_of(spec, waits)
         fields += proven_fields(user, user_groups)
+        if signature:
+            fields += ["signature", signature]
         named = run_id
         if once is not None:
             # Of an array all runs have the key together, under the id of the first one.

@@ -19,6 +19,7 @@ from launch_worker.model.options import (
     MANY,
     NEEDS,
     ONCE,
+    SECRETS,
     TIMES,
     TOLD,
     Option,
@@ -31,7 +32,7 @@ from launch_worker.untrusted.text import read_map
 #: Options of the command line, in the order in which they are written.
 TYPED = tuple(
     option
-    for option in (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE)
+    for option in (*LABELS, *CODE, *SECRETS, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE)
     if COMMAND_LINE in option.places
 )
 #: Fields of a spec that no option says as they are.
@@ -43,13 +44,19 @@ _SIZES = (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10))
 def options_of_spec(text: str) -> dict[str, Any]:
     """The options that submit the run of this spec once more, as `read_options` takes them. Raises InputError.
 
-    A folder that the worker need not have is left out, as is what only the queue may say of a container.
+    A folder that the worker need not have is left out, as is what only the queue may say of a container. Of secrets it
+    has the names: whoever submits once more gives the values.
     """
-    spec, said = parse_spec(text), read_map(text)
+    said = read_map(text)
+    # Sealed values are of that run alone; where the spec is shown, they are masked.
+    names = list(said.pop("secrets", ()))
+    spec = parse_spec(json.dumps(said))
     given = {name: getattr(spec, name) for name in said if name not in _SAID_ELSEWHERE}
     if container := given.get("container"):
         given["container"] = {name: value for name, value in container.items() if name in _SETTINGS}
     options = as_options(Item(given=given))
+    if names:
+        options["secrets"] = names
     if spec.array_index is not None:
         options["array"] = str(spec.array_index)
     settings = options.pop("container", {})
@@ -89,6 +96,9 @@ def _parts(option: Option, value: Any, secrets: Collection[str]) -> Iterator[str
         for name, text in value.items():
             # The name has letters, digits and _ only.
             yield f'{word} "{name}=${name}"' if name in secrets else f"{word} {shlex.quote(f'{name}={text}')}"
+    elif option.reader is readers.secrets:
+        for name in value:
+            yield f"{word} {shlex.quote(name)}"
     elif option.reader is readers.mapping:
         for name, entry in value.items():
             yield f"{word} {shlex.quote(f'{name}={value_text(entry)}')}"

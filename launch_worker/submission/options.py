@@ -49,6 +49,8 @@ class Item:
     #: is left as it is. With a key that holds for a time, the id is that of the run that is made if there is none.
     run_id: str = ""
     unique: str = ""
+    #: Values of secrets by the names of their variables; they are sealed when the run has its id.
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     #: Place in a file, FILE:LINE; '' for a command line.
     where: str = ""
     #: The checked run and the configurations that completed it; None before the check, and with an upload.
@@ -125,6 +127,8 @@ def as_options(item: Item) -> dict[str, Any]:
         said["array"] = ",".join(map(str, item.array.indexes)) + (f"%{item.array.limit}" if item.array.limit else "")
     times = {"at": None if item.at_us is None else item.at_us / 1e6, "delay": item.delay_s or None}
     said |= {name: value for name, value in times.items() if value is not None}
+    if item.secrets:
+        said["secrets"] = dict(item.secrets)
     return said | {name: value for name, value in (("id", item.run_id), ("unique", item.unique)) if value}
 
 
@@ -222,7 +226,7 @@ def _nearest(word: str) -> str:
 #: Pairs of which only one may be said: a line's choice replaces the command line's.
 _EITHER = (("at", "delay"), ("uri", "upload"))
 #: Options whose entries a line adds to those of the command line.
-_MAPS = tuple(option.name for option in OPTIONS if option.reader in (readers.mapping, readers.env))
+_MAPS = tuple(option.name for option in OPTIONS if option.reader in (readers.mapping, readers.env, readers.secrets))
 
 
 def _merged(defaults: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:

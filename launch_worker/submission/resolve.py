@@ -26,7 +26,7 @@ def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: st
         raise InputError(f"{unknown[0]!r} is not an option of a run; see: launch-submit --help")
     given = {"command": (), **given}
     if queue_config or pool_config:
-        queue, pool = _queue(queue_config), _pool(pool_config)
+        queue, pool = queue_of(queue_config), _pool(pool_config)
         return _checked(queue.checked(queue.spec_of(given, pool.defaults)), given)
     spec = make_spec({name: value for name, value in given.items() if value is not None})
     check_value_names(spec.values)
@@ -45,7 +45,8 @@ def _checked(spec: RunSpec, given: Mapping[str, Any]) -> RunSpec:
 
 
 @lru_cache(maxsize=32)
-def _queue(text: str) -> QueueConfig:
+def queue_of(text: str) -> QueueConfig:
+    """The configuration of a queue, from its JSON. Raises InputError."""
     # Imported on demand: start-up time of `launch-submit`.
     from launch_worker.queues.queue import QueueConfig
 
@@ -57,6 +58,15 @@ def _pool(text: str) -> PoolConfig:
     from launch_worker.queues.pool import PoolConfig
 
     return PoolConfig.from_json(text)
+
+
+def refuse_unsigned(queue: str, queue_config: str, *, what: str) -> None:
+    """Raises InputError where a queue takes signed runs only: nobody signs the runs that the system itself submits."""
+    if '"signers"' in queue_config and queue_of(queue_config).signers:
+        raise InputError(
+            f"queue {queue!r} takes signed runs only, and the runs of {what} are submitted by the system, which signs "
+            "none; use another queue, or have a program of yours submit them"
+        )
 
 
 def from_here(given: Mapping[str, Any], *, author: str, project: str) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from launch_worker.config_folder import signing_key_file
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
@@ -22,8 +23,11 @@ from launch_worker.model.unique import parse_unique
 from launch_worker.settings import Settings
 from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New, Once
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
-from launch_worker.submission.resolve import from_here, resolve
+from launch_worker.submission.resolve import from_here, queue_of, resolve
 from launch_worker.submission.sent import Sent, me
+
+if TYPE_CHECKING:
+    from launch_worker.trust.signatures import Signer
 
 #: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
@@ -72,11 +76,13 @@ class Submitter:
         run_id: str = "",
         group: Announced | None = None,
         once: Once | None = None,
+        secrets: Mapping[str, str] | None = None,
     ) -> Sent:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
         run_id = check_run_id(run_id) if run_id else new_run_id()
         while True:
             spec, configs = self.resolve(given)
+            spec, signature = self._proven(run_id, spec, secrets or {}, configs)
             try:
                 created = self.store.create(
                     run_id,
@@ -90,6 +96,7 @@ class Submitter:
                     group=group,
                     waits=self._waits_of(spec),
                     once=once,
+                    signature=signature,
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
@@ -105,6 +112,7 @@ class Submitter:
         for item in items:
             try:
                 ready = self.resolve(item.given, fresh=item.queue not in queues)
+                self._check_proof(ready, item.secrets)
                 item.ready = ready if item.upload is None else None
                 queues.add(item.queue)
                 if strict and item.queue not in known:
@@ -223,7 +231,8 @@ class Submitter:
                 run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
-                yield New(run_id, ready.spec, *when, bulk, waits, self._once_of(item, ready)), item
+                spec, signature = self._proven(run_id, ready.spec, item.secrets, ready.configs)
+                yield New(run_id, spec, *when, bulk, waits, self._once_of(item, ready), signature), item
                 continue
             indexes = item.array.indexes
             first_id = self._id_of(item, ready, indexes[0], room=len(indexes))
@@ -233,7 +242,8 @@ class Submitter:
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
                 is_by_key = item.unique and once is None
                 run_id = self._id_of(item, ready, index) if is_by_key else later_run_id(first_id, place)
-                yield New(run_id, spec, *when, array, waits, once and once._replace(place=place)), item
+                spec, signature = self._proven(run_id, spec, item.secrets, ready.configs)
+                yield New(run_id, spec, *when, array, waits, once and once._replace(place=place), signature), item
 
     def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
         """The id of an item's run, or of the run of its array that has an index. `room`: the number of ids needed."""
@@ -254,7 +264,8 @@ class Submitter:
     def _ready(self, item: Item) -> Ready:
         """The run that an item is, its folder sent. Raises InputError, with the item's place in a file."""
         try:
-            ready = item.ready or self.resolve(item.given)
+            ready = item.ready or self.resolve(item.given, fresh=bool(item.secrets))
+            self._check_proof(ready, item.secrets)
             if item.upload is not None:
                 # All other mistakes were found above, before the folder is read.
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
@@ -277,7 +288,61 @@ class Submitter:
             run_id=new.run_id,
             group=new.group,
             once=new.once,
+            secrets=item.secrets,
         )
+
+    @cached_property
+    def _signer(self) -> Signer | None:
+        """What signs this process's runs; None where there is no key. Raises SettingsError."""
+        path = self.settings.signing_key
+        if path is None:
+            own = signing_key_file(os.environ)
+            # Most users have none, and every submission looks.
+            path = own if own is not None and own.exists() else None
+        if path is None:
+            return None
+        # Imported on demand: start-up time of `launch-submit`.
+        from launch_worker.trust.signatures import signer_of
+
+        return signer_of(path)
+
+    def _check_proof(self, ready: Ready, secrets: Mapping[str, str]) -> None:
+        """Raises InputError for a run that cannot be signed though its queue asks for it, or with secrets amiss."""
+        spec, (queue_config, _) = ready
+        if '"signers"' in queue_config and queue_of(queue_config).signers and self._signer is None:
+            whose = (
+                "this server has no signing key; its admin sets LAUNCH_SIGNING_KEY"
+                if self.user
+                else ("you have no signing key; make one with: launch-worker keys new")
+            )
+            raise InputError(f"queue {spec.queue!r} takes signed runs only, and {whose}")
+        if secrets:
+            from launch_worker.model.secrets import check_names
+            from launch_worker.model.spec import check_secret_names
+            from launch_worker.trust.secrets import check_values
+
+            check_names(secrets)
+            check_secret_names(secrets, spec)
+            check_values(secrets)
+            if not (queue_config and queue_of(queue_config).sealing_key):
+                raise InputError(
+                    f"queue {spec.queue!r} has no sealing key, by which secrets are kept from others than its workers; "
+                    f"an admin makes one with: launch-worker keys new --for-queue {spec.queue}"
+                )
+
+    def _proven(self, run_id: str, spec: RunSpec, secrets: Mapping[str, str], configs: Configs) -> tuple[RunSpec, str]:
+        """The spec with its secrets sealed, and its signature, '' where there is no key. Raises InputError."""
+        if secrets:
+            from launch_worker.trust.keys import read_public
+            from launch_worker.trust.secrets import sealed
+
+            self._check_proof(Ready(spec, configs), secrets)
+            key = read_public(queue_of(configs.queue_config).sealing_key, "seal")
+            spec = replace(spec, secrets=sealed(secrets, key, run_id=run_id, spec_text=spec.to_json()))
+        elif configs.queue_config:
+            self._check_proof(Ready(spec, configs), secrets)
+        signer = self._signer
+        return spec, "" if signer is None else signer.signature(run_id, spec.to_json(), user=self.user)
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
         """The run that these arguments are, with the defaults of its queue. Raises InputError."""

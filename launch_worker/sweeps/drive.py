@@ -14,6 +14,7 @@ from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.store.submit import Configs
+from launch_worker.submission.resolve import refuse_unsigned
 from launch_worker.sweeps.trial import spec_of
 from launch_worker.untrusted.text import read_json
 
@@ -187,6 +188,7 @@ def _create(
 
     def create(configs: Configs) -> str:
         spec = spec_of(given, config, drawn, sweep_id=sweep.id, index=trial.index, **configs._asdict())
+        refuse_unsigned(spec.queue, configs.queue_config, what="a sweep")
         if spec.upload:
             # Imported on demand: start-up time of `launch-submit`, which imports this module.
             from launch_worker.code.storage import storage_of

@@ -61,6 +61,10 @@ class QueueSettings(PoolSettings):
         description="Most memory, pids and cpus of one job's processes.",
         examples=[{"memory": "16G", "pids": 500}],
     )
+    sealing_key: str | None = Field(None, description="Public key by which secrets of its runs are sealed.")
+    signers: list[str] | None = Field(
+        None, description="Trusted keys that may sign its runs, * for each; empty: its runs need no signature."
+    )
 
 
 class NewQueue(QueueSettings):
@@ -117,6 +121,8 @@ class QueueShown(BaseModel):
     run_as: str | None
     accounts: dict[str, str]
     limits: dict[str, Any] = Field(description="Memory in bytes, pids and cpus.")
+    sealing_key: str | None = Field(description="Public key by which secrets of its runs are sealed.")
+    signers: list[str] = Field(description="Trusted keys that may sign its runs, * for each; empty: none needed.")
     problem: str | None = Field(description="Why its settings cannot be read; runs are refused meanwhile.")
 
 

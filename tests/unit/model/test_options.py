@@ -13,11 +13,21 @@ from launch_worker.submission.options import Item
 from tests.support import option_table
 
 #: Fields of a run that no option says: who submitted it, its places among others, and what the system makes of it.
-OF_THE_SYSTEM = {"author", "upload", "array", "array_index", "array_limit", "sweep", "sweep_index", "scheduler"}
+OF_THE_SYSTEM = {
+    "author",
+    "upload",
+    "array",
+    "array_index",
+    "array_limit",
+    "sweep",
+    "sweep_index",
+    "scheduler",
+    "secrets",
+}
 #: Fields that are checked together with others.
 CHECKED_TOGETHER = {
     *("command", "env", "env_from", "cwd", "cwd_required", "uri", "upload", "image", "container", "memory", "cpus"),
-    *("requirements_files", "not_on_same_worker"),
+    *("requirements_files", "not_on_same_worker", "secrets"),
 }
 
 

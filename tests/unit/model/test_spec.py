@@ -343,6 +343,7 @@ FULL = {
     "notify": ("ops", "ml:failed+crashed"),
     "outputs": ("*.pt", "!tmp/"),
     "inputs": ("1m83cyvtfq1tc69:best/model.pt", "1m83cyvtfq1tc69:.:all"),
+    "secrets": {"PASSWORD": f"{'0' * 16}.AAAA"},
 }
 
 

@@ -25,6 +25,7 @@ SAID: dict[str, Any] = {
     "env_from": ["TOKEN"],
     "values": {"v": 1},
     "config": {"lr": 0.1},
+    "secrets": {"PASSWORD": "p"},
     "cwd": "/data",
     "uri": "https://x/y.git@main",
     "requirements": "envs/gpu.txt",

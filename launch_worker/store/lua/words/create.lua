@@ -126,6 +126,13 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     fields[count + 2] = value
     count = count + 2
   end
+  if record.signature then
+    local expires_at = tonumber(string.match(record.signature, '^%x+%.(%d+)%.') or '')
+    if not expires_at or expires_at < now then
+      return -2, 'the signature of this run has expired before it was submitted; submit it anew, and look whether the '
+        .. 'clock of the machine that signs is right'
+    end
+  end
   if record.user then
     local groups, of_queue = record.user_groups or '', settings_of('queue', queue)
     local priority, pool = tonumber(record.priority or DEFAULTS.priority), of_queue.pool

@@ -66,6 +66,7 @@
 --   launch:queue:NAME         hash    settings of a queue by an admin: config (JSON, trusted by workers), limit, paused, pool, rank, admits
 --   launch:pools              set     every pool; launch:pool:NAME  hash  config, limit, paused, admits of each
 --   launch:pool_queues:NAME   zset    its queues by rank
+--   launch:admin:keys         hash    signing keys that an admin trusts or has revoked: id to JSON (keep_key)
 --   launch:system             string  name of this system on container engines that other systems use too; is never deleted
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
 --   launch:free:OWNER         hash    free capacity of a worker at its last call: slots, gpus, cpus (thousandths), memory (bytes)

@@ -1,0 +1,80 @@
+"""Checks at the claim that a trusted key has signed the run, where the worker or the run's queue asks for that."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+
+from launch_worker.agent.outage import Outage
+from launch_worker.errors import InputError
+from launch_worker.model.derived import check_derived
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.queues.queue import QueueConfig
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+from launch_worker.trust.signatures import check_library, is_signed_by, read_signature
+from launch_worker.trust.trusted import TrustedKey, read_trusted
+
+#: Reader of queue configurations; many runs come from few queues.
+_config_of = lru_cache(maxsize=64)(QueueConfig.from_json)
+
+
+def why_unchecked(queue_config: str) -> str:
+    """Why a worker leaves a queue alone whose runs must be signed, as a clause; '' where it can check signatures."""
+    if '"signers"' not in queue_config or find_spec("nacl") is not None:
+        return ""
+    return "it takes signed runs only, and this worker cannot check signatures without PyNaCl (launch_worker[signing])"
+
+
+class Signatures:
+    """Says which runs need a signature, and refuses those that have no good one. Raises SettingsError when made."""
+
+    def __init__(self, settings: Settings, *, store: Store, outage: Outage) -> None:
+        self._settings = settings
+        self._store = store
+        self._outage = outage
+        if settings.trusted_keys is not None:
+            read_trusted(settings.trusted_keys)
+        if settings.requires_signed:
+            check_library()
+
+    def needed(self, record: Record) -> bool:
+        """Whether the claimed run must be signed: this worker or its queue asks for it."""
+        return self._settings.requires_signed or '"signers"' in record.queue_config
+
+    def check(self, record: Record, spec: RunSpec) -> None:
+        """Raise InputError, with the reason for people, unless a trusted key has signed what this record executes."""
+        signers = _config_of(record.queue_config).signers
+        if not record.signature:
+            whose = f"queue {record.queue}" if signers else "its worker"
+            raise InputError(f"{whose} takes signed runs only, and this run is not signed; see: launch-worker keys")
+        signature = read_signature(record.signature)
+        key = self._trusted(signature.key_id)
+        if key is None:
+            raise InputError(
+                f"the run was signed with key {signature.key_id}, which is not trusted; an admin can trust it: "
+                "launch-worker keys trust"
+            )
+        if key.revoked_at is not None:
+            raise InputError(f"the run was signed with key {key.name} ({key.id}), which was revoked")
+        if signers and not any(map(key.is_named, signers)):
+            raise InputError(
+                f"the run was signed with key {key.name} ({key.id}), which may not sign runs of queue {record.queue}"
+            )
+        if record.user and not key.is_server:
+            raise InputError(
+                f"the run names user {record.user}, which only a server can prove, and key {key.name} is no server's"
+            )
+        if not is_signed_by(key.public, signature, record.id, record.spec, user=record.user):
+            raise InputError("the run is not as it was signed: its id, spec or user was changed since")
+        if record.created_at > signature.expires_us:
+            raise InputError("the run was submitted when its signature had expired; submit it anew")
+        check_derived(record, spec)
+
+    def _trusted(self, key_id: str) -> TrustedKey | None:
+        if self._settings.trusted_keys is not None:
+            return read_trusted(self._settings.trusted_keys).get(key_id)
+        text = self._outage.repeat(lambda: self._store.trusted_key(key_id))
+        key = TrustedKey.of_text(text) if text else None
+        return key if key is not None and key.id == key_id else None
