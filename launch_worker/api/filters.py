@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ MAX_PATH = 200
 MAX_TEXT = 200
 #: Characters of a text that are matched.
 MAX_MATCHED = 4096
+#: Seconds of processor time for one pattern on all runs. One that is no trap takes a microsecond a run.
+_MAX_SEARCHING_S = 5.0
 
 #: Fields that the store has an index of; a run has at most one value of each.
 INDEXED = ("sweep", "project", "queue", "state")
@@ -342,9 +345,20 @@ def _regex(path: str, kind: str, operand: Any) -> _Test:
             f"$regex {_shown(operand)} of {path} is no regular expression that can be searched in bounded time: {error}"
         ) from None
 
+    spent_s = 0.0
+
     def test(value: Any) -> bool:
+        nonlocal spent_s
         if isinstance(value, str):
-            return search(value[:MAX_MATCHED])
+            since = time.thread_time()
+            found = search(value[:MAX_MATCHED])
+            spent_s += time.thread_time() - since
+            if spent_s > _MAX_SEARCHING_S:
+                raise InputError(
+                    f"$regex {_shown(operand)} of {path} takes more than {_MAX_SEARCHING_S:g} s for all runs; make it "
+                    "simpler, or leave out runs by other fields"
+                )
+            return found
         return isinstance(value, (list, tuple)) and any(test(each) for each in value)
 
     return test

@@ -18,7 +18,7 @@ from launch_worker.model.run import Record
 from launch_worker.redis_url import mask_url
 from launch_worker.store.logs import LogChunk, Times
 from launch_worker.store.store import Store
-from launch_worker.untrusted.patterns import PatternError, searcher
+from launch_worker.untrusted.patterns import PatternError, searcher, weight_of
 
 #: Blocks that are read from the store at once.
 _BLOCKS_AT_ONCE = 8
@@ -26,6 +26,8 @@ _BLOCKS_AT_ONCE = 8
 _SEARCHED = 8 << 10
 #: Bytes of a line up to which it is searched as a whole.
 _LONGEST_LINE = 1 << 20
+#: Weight of a pattern up to which long texts are searched at once: a second for each million characters.
+_LIGHT = 100
 #: Seconds for a worker to store the rest of an attempt that has just ended.
 _SETTLE_S = 3.0
 #: Seconds since an attempt's end for which that is waited for.
@@ -496,7 +498,10 @@ class _Search:
         except PatternError as error:
             raise InputError(f"{pattern[:60]!r} cannot be searched for: {error}") from None
         self._may_have: Callable[[str], bool] | None = None
-        if not _WHOLE_TEXT.search(pattern):
+        # Of a pattern that repeats much only the beginning of a long line is searched: nothing else runs meanwhile.
+        is_light = weight_of(pattern) <= _LIGHT
+        self._most_chars = None if is_light else _SEARCHED
+        if is_light and not _WHOLE_TEXT.search(pattern):
             with contextlib.suppress(PatternError):  # too long with the words around it
                 self._may_have = searcher(f"(?m:{pattern})")
 
@@ -529,7 +534,7 @@ class _Search:
             text = data[place:end]
             if len(text) == len(data) or self._may_be_in(text):
                 for number, one in enumerate(lines_of(text)):
-                    if self._has(one.rstrip(b"\r\n").decode("utf-8", "replace")):
+                    if self._has(one.rstrip(b"\r\n").decode("utf-8", "replace")[: self._most_chars]):
                         yield Piece(one, line + number)
             place, line = end, line + text.count(b"\n")
 

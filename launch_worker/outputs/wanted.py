@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from launch_worker.code.ignoring import Pattern
@@ -44,6 +45,6 @@ def _finder(pattern: Pattern) -> Callable[[str], bool] | None:
     if regex is None:
         return None
     try:
-        return searcher(f"(?s)^(?:{regex.decode('latin-1')})$", max_chars=_MAX_CHARS)
+        return searcher(f"(?s)^(?:{regex.decode('latin-1')})$", max_chars=_MAX_CHARS, max_weight=math.inf)
     except PatternError:
         return None

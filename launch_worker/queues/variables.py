@@ -219,7 +219,8 @@ class _Patterns(dict[str, Callable[[str], bool]]):
 
     def __missing__(self, pattern: str) -> Callable[[str], bool]:
         try:
-            search = searcher(pattern)
+            # Texts are short, and the time for all is bounded.
+            search = searcher(pattern, max_weight=math.inf)
         except PatternError as error:
             raise PatternError(f"{_short(pattern)!r}: {error}") from None
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,15 @@ import docker
 import pytest
 
 from launch_worker.agent.config import AgentConfig
+from launch_worker.api import filters
 from launch_worker.api.client import Api
+from launch_worker.api.filters import parse_filter
 from launch_worker.code.environments import wanted_by
 from launch_worker.errors import InputError
+from launch_worker.logs.reading import _Search
 from launch_worker.logs.stored import StoredLogs
+from launch_worker.model.log_pieces import Piece
+from launch_worker.model.run import Record
 from launch_worker.model.schedule import Schedule
 from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.outputs.stored import StoredOutputs
@@ -26,6 +34,7 @@ from launch_worker.redis_url import mask_url
 from launch_worker.runners.container import engine
 from launch_worker.store import keys
 from launch_worker.sweeps.config import SweepConfigError, read_yaml
+from launch_worker.untrusted.patterns import PatternError, searcher
 from launch_worker.untrusted.text import read_json
 from tests.support.redis_client import redis_of
 
@@ -149,6 +158,47 @@ def test_a_manifest_that_is_larger_than_any_is_not_read_whole(tmp_path: Path, mo
             file.truncate(1 << 40)
         with pytest.raises(ValueError, match="it has more than"):
             read()
+
+
+# -- patterns of others --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "nested", ["(?:[ab]{0,30}){900}c", "(?:a{50}){50}", "a{3}{999}", "(?x)(?:a{50})#\n{50}", "a{2001}"]
+)
+def test_a_pattern_that_stands_for_thousands_of_states_is_refused(nested: str) -> None:
+    with pytest.raises(PatternError, match="may make 2,000"):
+        searcher(nested)
+    with pytest.raises(InputError, match="may make 2,000"):
+        parse_filter({"name": {"$regex": nested}})
+
+
+@pytest.mark.parametrize(
+    "usual",
+    [
+        r"^\d{4}-\d{2}-\d{2}T",
+        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        r".{0,400}error.{0,400}",
+        r"(a|b)+c{3}",
+    ],
+)
+def test_a_usual_pattern_is_taken(usual: str) -> None:
+    searcher(usual)
+
+
+def test_a_pattern_that_takes_long_on_all_runs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_MAX_SEARCHING_S", 0.2)
+    matches = parse_filter({"reason": {"$regex": "[ab]*a[ab]{1900}c"}}).matches
+    record = Record.from_hash({"id": "0" * 15, "reason": "".join(random.Random(1).choices("ab", k=4096))})
+    with soon(), pytest.raises(InputError, match=r"takes more than 0\.2 s for all runs"):
+        deque(map(matches, repeat(record, 10_000)), 0)
+
+
+def test_a_pattern_that_repeats_much_searches_the_beginning_of_a_long_line() -> None:
+    line = "".join(random.Random(1).choices("ab", k=1 << 20)).encode()
+    found = _Search("b[ab]{900}b")
+    with soon():
+        assert len(list(found.lines(iter([Piece(line + b"\nb" + b"a" * 900 + b"b\n", 1)])))) == 2
 
 
 # -- patterns of ours ------------------------------------------------------------------------------------------------
