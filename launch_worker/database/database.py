@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -128,14 +129,25 @@ def _checked(text: str) -> URL:
     """The URL with the driver that is used. Raises SettingsError, without the URL's text: it may hold a password."""
     rule = "LAUNCH_DATABASE_URL must be postgresql://USER:PASSWORD@HOST/NAME or sqlite:////PATH"
     try:
-        url = make_url(text)
-    except ArgumentError:
+        url = make_url(_with_quoted_login(text))
+    except (ArgumentError, ValueError):
         raise SettingsError(rule) from None
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
-    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+    is_file = url.database not in (None, "", ":memory:") and not (url.host or url.username)
+    if url.drivername == "sqlite" and is_file and url.database:
         return url.set(database=os.path.abspath(os.path.expanduser(url.database)))
     raise SettingsError(rule)
+
+
+def _with_quoted_login(text: str) -> str:
+    """The URL with its login split at the last @, so that no part of a password is taken for a host, and is shown."""
+    scheme, separator, rest = text.partition("://")
+    login, _, place = rest.rpartition("@")
+    name, has_password, password = login.partition(":")
+    if not has_password or "/" in name or "?" in name:
+        return text
+    return f"{scheme}{separator}{quote(unquote(name), safe='')}:{quote(unquote(password), safe='')}@{place}"
 
 
 def _begin_sqlite(connection: Connection) -> None:
