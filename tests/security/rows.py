@@ -271,6 +271,8 @@ ROWS: dict[str, Row] = {
         (
             "unit/api/test_filters.py::test_a_filter_that_is_nested_too_deeply_is_refused",
             "unit/api/test_filters.py::test_a_pattern_that_hangs_other_engines_is_searched_in_bounded_time",
+            "security/test_parsing.py::test_a_pattern_that_stands_for_thousands_of_states_is_refused",
+            "security/test_parsing.py::test_a_pattern_that_takes_long_on_all_runs_is_given_up",
             "unit/maintenance/test_schedules.py::test_what_is_no_cron_is_refused",
         ),
     ),
@@ -285,7 +287,14 @@ ROWS: dict[str, Row] = {
             "unit/model/test_git_url.py::test_no_text_at_all_is_more_than_refused",
         ),
     ),
-    "D2": Row("a URL of the worker's own network", OPEN),
+    "D2": Row(
+        "a URL of the worker's own network",
+        ALLOWED,
+        (
+            "unit/queues/test_queue.py::test_a_queue_says_from_where_code_may_come",
+            "code/test_git.py::test_a_submodule_comes_only_from_where_the_queue_allows",
+        ),
+    ),
     "D3": Row(
         "refs that are options or expressions",
         REFUSED,
@@ -517,6 +526,7 @@ ROWS: dict[str, Row] = {
         HARMLESS,
         (
             "browser/test_run.py::test_nothing_of_a_job_or_a_name_becomes_a_part_of_the_page",
+            "security/test_words.py::test_no_text_of_others_becomes_a_part_of_a_page_or_a_header",
             "browser/test_log.py::test_a_hostile_log_is_text",
             "redis/server/test_runs_page.py::test_what_comes_from_jobs_is_text",
             "unit/server/test_templates.py::test_data_for_a_script_cannot_end_its_element",
@@ -601,6 +611,8 @@ ROWS: dict[str, Row] = {
         REFUSED,
         (
             "unit/test_redis_url.py::test_no_part_of_a_password_is_in_any_sentence_about_its_url",
+            "security/test_words.py::test_no_part_of_a_password_is_shown_whichever_url_has_it",
+            "security/test_words.py::test_no_part_of_a_password_is_in_what_a_store_or_a_database_says",
             "system/test_url.py::test_a_url_that_one_part_could_not_use_is_refused_by_all_in_the_same_sentence",
         ),
     ),
