@@ -117,6 +117,8 @@ class Group:
     id: str
     runs: list[str]
     then: str
+    #: Failed runs after which the rest is not started; 0 for no such number.
+    max_fails: int = 0
 
 
 @dataclass
@@ -128,6 +130,8 @@ class Journal:
     cancels: dict[str, list[Cancel]] = field(default_factory=dict)
     #: Runs of people by the marks in their commands.
     submitted: dict[str, str] = field(default_factory=dict)
+    #: Runs that take outputs of another one, and which.
+    takes: dict[str, str] = field(default_factory=dict)
     #: Number of answers by person, what was asked for, run or group, and whether it was done.
     acts: Counter[tuple[str, str, str, bool]] = field(default_factory=Counter)
     #: Answers that must not be.
@@ -149,8 +153,10 @@ class Journal:
             self.acknowledged[fact["run"]] = fact["at"]
             if "mark" in fact:
                 self.submitted[fact["mark"]] = fact["run"]
+            if "takes" in fact:
+                self.takes[fact["run"]] = fact["takes"]
         elif "group" in fact:
-            self.groups.append(Group(fact["group"], fact["runs"], fact["then"]))
+            self.groups.append(Group(fact["group"], fact["runs"], fact["then"], fact.get("max_fails", 0)))
         elif "cancel" in fact:
             asked = Cancel(fact["asked_at"], fact["at"], fact["answer"])
             self.cancels.setdefault(fact["cancel"], []).append(asked)
@@ -176,6 +182,13 @@ class Stamps:
     #: Epochs in the two files of its checkpoint when it began; and the last epoch that its worker has called stored.
     found: tuple[int, int] | None = None
     kept: int = 0
+    #: Number of its outputs, once all were there.
+    left: int = 0
+    #: Attempt (RUN.ATTEMPT) whose outputs it was given, and how many; and the names of those that were otherwise.
+    took: tuple[str, int] | None = None
+    spoiled: list[str] = field(default_factory=list)
+    #: When it got the signal ahead of its end.
+    ahead: list[float] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Stamps:
@@ -199,6 +212,14 @@ class Stamps:
                 stamps.found = (int(more[0]), int(more[1]))
             elif word == "kept":
                 stamps.kept = int(more[0])
+            elif word == "left":
+                stamps.left = int(more[0])
+            elif word == "took":
+                stamps.took = (more[0], int(more[1]))
+            elif word == "spoiled":
+                stamps.spoiled.append(more[0])
+            elif word == "ahead":
+                stamps.ahead.append(at)
             if pid == main:
                 stamps.last_main = at
         return stamps

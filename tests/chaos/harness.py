@@ -14,11 +14,13 @@ from pathlib import Path
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
+from launch_worker.outputs.outgoing import outgoing_names
 from tests.chaos.archived import differences, packed_otherwise
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, counters_beside_records, damaged_runs, states_in
 from tests.chaos.notices import delays, read_told, told_otherwise_of
+from tests.chaos.outputs import check_outputs, count_outputs
 from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, NOTICE_FAULTS, Fault, plan_faults
 from tests.chaos.served import check_served
 from tests.chaos.system import System
@@ -142,6 +144,8 @@ class _Harness:
         findings.violations += check_leftovers(system)
         findings.notes.append(counters_beside_records(system.api.store, damaged))
         findings.violations += check_whole_logs(system.log_url, runs)
+        findings.violations += check_outputs(system.output_url, runs, journal.takes)
+        findings.outputs = count_outputs(runs)
         findings.violations += check_served(system.said, journal, runs, damaged, system.database_url)
         told = read_told(system.folder / "told")
         findings.violations += told_otherwise_of(runs, journal.groups, told, damaged, redis_kills=evidence.redis_kills)
@@ -263,7 +267,11 @@ class _Harness:
         counts = store.counts()
         if counts[RunState.PENDING] or counts[RunState.RUNNING] or any(store.queues().values()):
             return False
-        return all(slot.is_up for slot in self.system.workers) and not waiting(self.system.spool)
+        return all(slot.is_up for slot in self.system.workers) and not self._is_sending()
+
+    def _is_sending(self) -> bool:
+        """Whether whole logs or outputs of ended attempts are not stored yet."""
+        return bool(waiting(self.system.spool) or outgoing_names(self.system.spool))
 
     def _stop_workers(self) -> None:
         system = self.system

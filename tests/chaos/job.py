@@ -18,9 +18,13 @@ and of its parent's parent, the worker, and its devices), `child` and `beat` eve
     until=N       fail with the code while the attempt is below N, else exit with 0
     epochs=S      count epochs of S seconds in two files of LAUNCH_CHECKPOINT_DIR, which are written one after the
                   other, and call the folder complete after each
+    outputs=N     leave N files in LAUNCH_OUTPUT_DIR, each written beside its place and renamed: half of them at first
+    takes         read the files of that kind that it was given as input
+    ahead         stamp SIGUSR1
 
 With `epochs` it stamps `found FIRST SECOND` with what the two files had at first (0: there was none), and `kept N` for
-each epoch of which its worker has said that it is stored.
+each epoch of which its worker has said that it is stored. With `outputs` it stamps `left N` once all files are there,
+with `takes` `took RUN.ATTEMPT N` for all files that were as they should be, and `spoiled NAME` for another one.
 """
 
 from __future__ import annotations
@@ -69,6 +73,41 @@ def read_number(path: str) -> int:
 def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
+
+
+def content(name: str, number: int) -> bytes:
+    """The content of an output of an attempt, which tells one attempt's from another's. outputs.py has the same."""
+    line = b"%s part %d\n" % (name.encode(), number)
+    return (line * 1000)[: len(line) + 7919 * number % 12000]
+
+
+def leave(numbers: range) -> None:
+    """Write outputs: what is there is whole."""
+    for number in numbers:
+        path = os.path.join(os.environ["LAUNCH_OUTPUT_DIR"], f"part-{number}")
+        try:
+            with open(path + ".tmp", "wb") as file:
+                file.write(content(name, number))
+            os.rename(path + ".tmp", path)
+        except OSError:
+            # The disk is full.
+            stamp("unsaved")
+            end(3)
+
+
+def take() -> None:
+    """Compare what was given with what it should be."""
+    folder, of, count = os.path.join(os.environ["LAUNCH_INPUT_DIR"], "taken"), "-", 0
+    for part in sorted(os.listdir(folder)):
+        if not part.startswith("part-") or part.endswith(".tmp"):
+            continue
+        with open(os.path.join(folder, part), "rb") as file:
+            found = file.read()
+        of = found.split(b" ", 1)[0].decode("ascii", "replace") or "-"
+        if found != content(of, int(part[5:])):
+            stamp("spoiled", part)
+        count += 1
+    stamp("took", of, count)
 
 
 def train(seconds: float, epoch_s: float) -> None:
@@ -149,6 +188,8 @@ name = os.environ["LAUNCH_RUN_ID"] + "." + os.environ["LAUNCH_ATTEMPT"]
 stamps = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 if "stubborn" in flags:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "ahead" in flags:
+    signal.signal(signal.SIGUSR1, lambda *_: stamp("ahead"))
 stamp("start", os.getppid(), parent_of(os.getppid()), os.environ["CUDA_VISIBLE_DEVICES"] or "-")
 if "polite" in flags:
     signal.signal(signal.SIGTERM, polite)
@@ -165,10 +206,17 @@ try:
         os.write(1, b"".join(b"%-63d\n" % (16 * number + more) for more in range(16)))
 except OSError:
     stamp("unprinted")
+if "takes" in flags:
+    take()
+outputs = int(flags.get("outputs", 0))
+leave(range(outputs // 2))
 if "epochs" in flags and "LAUNCH_CHECKPOINT_DIR" in os.environ:
     train(float(seconds), float(flags["epochs"]))
 else:
     live(float(seconds))
+leave(range(outputs // 2, outputs))
+if outputs:
+    stamp("left", outputs)
 if int(os.environ["LAUNCH_ATTEMPT"]) < int(flags.get("preempt", 0)):
     end(85)
 end(0 if "until" in flags and int(os.environ["LAUNCH_ATTEMPT"]) >= int(flags["until"]) else int(code))

@@ -13,6 +13,7 @@ from launch_worker.model.run import Transition
 from launch_worker.model.states import RunState
 from tests.chaos.evidence import Group
 from tests.chaos.plan import CHANNEL
+from tests.chaos.policies import NOT_STARTED
 from tests.chaos.verify import RunFacts
 
 #: A request as the receiver noted it: id, answer, type, data.
@@ -142,6 +143,9 @@ def _of_group(
     )
     if {name: count for name, count in last["counts"].items() if count} != states:
         yield f"it was told with {last['counts']}, and it has {dict(states)}"
+    is_halted = any(run.record.reason.startswith(NOT_STARTED) for run in members)
+    if is_halted and not any(one.startswith(f"{group.id}.") and ".group.halted." in one for one in heard):
+        yield "nobody was told that it was halted"
     failing = [one for one in by_id if one.startswith(f"{group.id}.1.group.failing.{CHANNEL}")]
     has_failed = any(state in ("Failed", "Crashed") for run in members for state, _ in ends_of(run.history))
     if bool(failing) != has_failed:

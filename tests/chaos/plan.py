@@ -68,6 +68,8 @@ _COMPANY_S = 3.0
 QUEUES = ("default", "gpu")
 #: The queue of container jobs.
 CONTAINER_QUEUE = "box"
+#: What runs with a time limit have besides, and how often they go on.
+SIGNAL, GOES_ON = "USR1@1", 2
 #: GPUs of each worker, which only have numbers.
 DEVICES = 2
 _PRIORITIES = ("critical", "high", "medium", "medium", "low")
@@ -119,6 +121,12 @@ class Submission:
     is_container: bool = False
     #: What it asks to be told, '' for nothing.
     notify: str = ""
+    #: What is tried again, in place of `retries`; '' for those.
+    rules: str = ""
+    #: It gets the outputs of a run that was submitted before.
+    takes: bool = False
+    #: Time limit, after which it goes on ON_TIMEOUT times, and of which SIGNAL tells it; 0 for none.
+    timeout_s: float = 0.0
 
 
 def plan_faults(
@@ -206,6 +214,8 @@ class GroupSubmission:
 
     at_s: float
     runs: tuple[Submission, ...]
+    #: Failed runs after which the rest is not started; 0 for no such number.
+    max_fails: int = 0
 
 
 def plan_groups(seed: int, duration_s: float) -> Iterator[GroupSubmission]:
@@ -213,7 +223,10 @@ def plan_groups(seed: int, duration_s: float) -> Iterator[GroupSubmission]:
     rng = Random(f"groups {seed}")
     at_s = 2.0
     while at_s < duration_s - _QUIET_S:
-        yield GroupSubmission(at_s, tuple(_brief(rng, at_s) for _ in range(rng.randint(2, 6))))
+        max_fails = rng.choice((0, 0, 1, 2))
+        # Of many runs some wait when others have failed.
+        runs = tuple(_brief(rng, at_s) for _ in range(rng.randint(2, 6) * (2 if max_fails else 1)))
+        yield GroupSubmission(at_s, runs, max_fails)
         at_s += rng.uniform(3, 9)
 
 
@@ -296,11 +309,16 @@ def _submission(rng: Random, at_s: float) -> Submission:
             (rng.uniform(0.0, 0.5), 0, (f"hops={rng.uniform(0.2, 2):.2f}",)),
             (rng.uniform(2, 8), 0, (f"epochs={rng.uniform(0.05, 0.5):.2f}",)),
             (rng.uniform(0.5, 3), rng.randint(1, 5), (f"epochs={rng.uniform(0.05, 0.3):.2f}",)),
+            (rng.uniform(0.1, 2), 0, (f"outputs={rng.randint(1, 12)}",)),
+            (rng.uniform(0.1, 2), rng.randint(1, 5), (f"outputs={rng.randint(1, 12)}",)),
+            (rng.uniform(0.0, 1), 0, ("takes",)),
+            (rng.uniform(1, 9), 0, ("ahead",)),
         ),
-        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2, 10, 4),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2, 10, 4, 12, 6, 8, 6),
     )[0]
     kind = rng.choices(("plain", "cancelled at its end", "later", "code", "container"), (78, 5, 6, 5, 6))[0]
-    is_container = kind == "container"
+    is_container = kind == "container" and not {"takes", "ahead"}.intersection(flags)
+    has_rules = rng.random() < 0.15
     return Submission(
         at_s=at_s,
         seconds=round(seconds, 3),
@@ -319,4 +337,7 @@ def _submission(rng: Random, at_s: float) -> Submission:
         has_code=kind == "code",
         is_container=is_container,
         notify=rng.choice(_NOTIFY),
+        rules=f"{code or 1}={rng.randint(1, 2)},crashed={rng.randint(1, 3)}" if has_rules else "",
+        takes="takes" in flags,
+        timeout_s=3.0 if "ahead" in flags else 0.0,
     )

@@ -19,7 +19,16 @@ from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from tests.chaos.agenda import Agenda
-from tests.chaos.plan import CHANNEL, GroupSubmission, Submission, plan_groups, plan_submissions, plan_told
+from tests.chaos.plan import (
+    CHANNEL,
+    GOES_ON,
+    SIGNAL,
+    GroupSubmission,
+    Submission,
+    plan_groups,
+    plan_submissions,
+    plan_told,
+)
 
 #: How often it is looked whether a job has started.
 _LOOK_S = 0.02
@@ -36,16 +45,26 @@ class Producer(Agenda):
         self._code_url = code_url
         self._image = image
         self._journal = journal.open("a", buffering=1)
+        #: Runs that leave outputs.
+        self._left: list[str] = []
 
     def submit(self, planned: Submission) -> None:
         asked_at = boot_time_s()
+        other = self._left[-1] if planned.takes and self._left else ""
+        flags = [flag for flag in planned.flags if flag != "takes" or other]
         run = submit(
             [sys.executable, "-I", "-S", JOB, str(self._boxed if planned.is_container else self._stamps),
-             str(planned.seconds), str(planned.code), *planned.flags],
+             str(planned.seconds), str(planned.code), *flags],
             queue=planned.queue,
             priority=planned.priority,
-            retries=planned.retries,
+            retries=None if planned.rules else planned.retries,
+            retry=planned.rules.split(",") if planned.rules else None,
             retry_delay=planned.retry_delay_s,
+            inputs=[f"{other}:.:taken"] if other else None,
+            after=[f"{other}:any"] if other else None,
+            timeout=planned.timeout_s or None,
+            signal=SIGNAL if planned.timeout_s else None,
+            on_timeout=f"requeue:{GOES_ON}" if planned.timeout_s else None,
             grace=planned.grace_s,
             gpus=planned.gpus,
             concurrency_key=planned.key or None,
@@ -55,7 +74,9 @@ class Producer(Agenda):
             notify=[planned.notify] if planned.notify else None,
             api=self._api,
         )  # fmt: skip
-        self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
+        self._note(run=run.id, asked_at=asked_at, at=boot_time_s(), **({"takes": other} if other else {}))
+        if any(flag.startswith("outputs=") for flag in planned.flags):
+            self._left.append(run.id)
         if planned.cancel_after_s is not None:
             self.at(boot_time_s() + planned.cancel_after_s, lambda: self.cancel(run.id))
         if planned.cancel_off_s is not None:
@@ -72,7 +93,8 @@ class Producer(Agenda):
                     "retries": run.retries,
                     "retry_delay": run.retry_delay_s,
                     "grace": run.grace_s,
-                    "notify": [f"{CHANNEL}:end+first-failure"],
+                    "notify": [f"{CHANNEL}:end+first-failure+halted"],
+                    **({"max_fails": planned.max_fails} if planned.max_fails else {}),
                 }
                 for run in planned.runs
             ],
@@ -81,15 +103,15 @@ class Producer(Agenda):
         for run in runs:
             self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
         group, ids, then = runs[0].group, [run.id for run in runs], new_run_id()
-        self.at(boot_time_s(), lambda: self.wait_for_group(group, ids, then))
+        self.at(boot_time_s(), lambda: self.wait_for_group(group, ids, then, planned.max_fails))
 
-    def wait_for_group(self, group: str, ids: list[str], then: str) -> None:
+    def wait_for_group(self, group: str, ids: list[str], then: str, max_fails: int) -> None:
         """Submit the run that waits for a group; a repeated call submits nothing more."""
         command = [sys.executable, "-I", "-S", JOB, str(self._stamps), "0.1", "0"]
         asked_at = boot_time_s()
         submit(command, after=[f"{group}:any"], run_id=then, grace=2, api=self._api)
         self._note(run=then, asked_at=asked_at, at=boot_time_s())
-        self._note(group=group, runs=ids, then=then)
+        self._note(group=group, runs=ids, then=then, max_fails=max_fails)
 
     def cancel_at_end(self, run_id: str, planned: Submission, *, until: float) -> None:
         """Cancel it when its first attempt's job is about to end, or has just ended."""

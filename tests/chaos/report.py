@@ -36,6 +36,12 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
         ),
     )
     yield "resumed", f"{findings.resumed:6}   from a checkpoint; {findings.kept} attempts had one called stored"
+    yield "outputs", f"{findings.outputs:6}   attempts had some kept; {findings.took} attempts were given some"
+    yield (
+        "rules",
+        f"{findings.ruled:6}   runs had some; {findings.timed_out} attempts reached their time limit, "
+        f"{findings.halted} groups were halted",
+    )
     late = findings.told_s
     shares = [
         f"{int(100 * share)} % after {late[int(share * (len(late) - 1))]:.2f} s" for share in (0.5, 0.95, 1) if late

@@ -124,7 +124,8 @@ def told_otherwise(
             yield f"there is a {kind}: {data}"
         elif kind in ("run", "act", "gone") and data["id"] not in runs and data["id"] not in left_out:
             yield f"there is one of run {data['id']}, which this person does not see"
-        elif kind == "run":
+        elif kind == "run" and "state" in data:
+            # One without tells of no arrow: the outputs of an attempt are kept by now.
             told[data["id"]].append(data["state"])
     for run_id, run in runs.items():
         states = [step.state.value for step in run.history]

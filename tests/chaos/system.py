@@ -141,7 +141,7 @@ class System:
         self.cluster.env |= TIMES | {"LAUNCH_DATABASE_URL": self.database_url}
         self.cluster.env |= {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
         self.log_url = self.cluster.env["LAUNCH_LOG_URL"] = f"file://{folder}/logs"
-        self.cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{folder}/outputs"
+        self.output_url = self.cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{folder}/outputs"
         self.code = GitHost(folder / "git")
         repository = self.code.repository("slow/code")
         repository.commit({"README": "Code that a run asks for.\n"})

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from launch_worker.ids import new_run_id
 from launch_worker.logs.packing import SmallLog, new_name, pack
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
+from launch_worker.outputs.content import store_folder
+from launch_worker.outputs.stored import StoredOutputs
 from launch_worker.store.logs import LogChunk
 from tests.chaos.evidence import Cancel, Evidence, Group, Journal, Life, Span, Stamps
 from tests.chaos.leftovers import check_logs, damaged_runs
+from tests.chaos.outputs import check_outputs, content
+from tests.chaos.policies import halted_otherwise, retried_otherwise
 from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs
 from tests.chaos.vitals import Vitals
 from tests.chaos.whole_logs import check_whole_logs
@@ -311,3 +319,177 @@ def test_a_checkpoint_that_was_lost_or_half_is_found() -> None:
     [lost] = found(3, 2, 2)
     assert lost.startswith(f"{_RUN}: an acknowledged checkpoint was lost: attempt 2 went on from epoch 2, and epoch 3")
     assert found(3, 4, 3) == [f"{_RUN}: a checkpoint was half: attempt 2 found epochs 4 and 3"]
+
+
+# -- outputs and inputs ------------------------------------------------------------------------------------------------
+
+
+def left(folder: Path, run_id: str, attempt: int, contents: dict[str, bytes]) -> None:
+    """Have these kept as the outputs of an attempt."""
+    for name, data in contents.items():
+        (folder / str(attempt)).mkdir(parents=True, exist_ok=True)
+        (folder / str(attempt) / name).write_bytes(data)
+    stored = StoredOutputs(f"file://{folder}/store")
+    stored.put_manifest(store_folder(folder / str(attempt), stored, run_id=run_id, attempt=attempt))
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> tuple[str, RunFacts]:
+    """The store, and a run that has left three outputs there, as its record says."""
+    run_id = new_run_id()
+    left(tmp_path, run_id, 1, {f"part-{number}": content(f"{run_id}.1", number) for number in range(3)})
+    run = facts(*ONE, ("Finished", 5, 1, ""), written={1: replace(stamps(2.1, 4.9), left=3)})
+    kept = json.dumps({"1": {"files": 3, "bytes": 1, "at": "4500000"}})
+    return f"file://{tmp_path}/store", replace(run, record=replace(run.record, id=run_id, outputs=kept))
+
+
+def test_the_jobs_outputs_are_what_the_verifier_takes_them_for(tmp_path: Path) -> None:
+    names = {
+        "LAUNCH_RUN_ID": "r",
+        "LAUNCH_ATTEMPT": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "LAUNCH_OUTPUT_DIR": str(tmp_path),
+    }
+    job = [sys.executable, "-I", "-S", str(Path(__file__).with_name("job.py")), str(tmp_path), "0", "0", "outputs=3"]
+    subprocess.run(job, env=os.environ | names, check=True)
+    assert [(tmp_path / f"part-{number}").read_bytes() for number in range(3)] == [
+        content("r.1", number) for number in range(3)
+    ]
+    assert Stamps.read(tmp_path / "r.1").left == 3
+
+
+def test_an_output_that_was_called_kept_and_is_lost_half_or_missing_is_found(outputs: tuple[str, RunFacts]) -> None:
+    url, run = outputs
+    assert list(check_outputs(url, [run], {})) == []
+    other = replace(run, stamps={1: replace(run.stamps[1], left=4)})
+    assert "left 4 outputs, and part-3 is not among those kept" in next(check_outputs(url, [other], {}))
+    nothing = replace(run, record=replace(run.record, outputs=""))
+    assert "left 3 outputs, which are not kept" in next(check_outputs(url, [nothing], {}))
+    assert list(check_outputs(url, [replace(nothing, was_disk_full=True)], {})) == []
+    stored = StoredOutputs(url)
+    manifest = stored.manifest(run.record.id, 1)
+    assert manifest is not None
+    wrong, *rest = manifest.files
+    stored.put_manifest(replace(manifest, files=(wrong._replace(path="part-2"), *rest[:1])))
+    assert "part-2 was called kept, and is half or another's" in next(check_outputs(url, [run], {}))
+    lost = replace(run, record=replace(run.record, id=new_run_id()))
+    assert next(check_outputs(url, [lost], {})).endswith("its outputs were called kept, and are lost")
+
+
+@pytest.mark.parametrize(
+    ("took", "spoiled", "violation"),
+    [
+        (("1", 3), [], ""),
+        (("1", 2), [], "was given 2 outputs"),
+        (("2", 3), [], "was given 3 outputs"),
+        (("1", 3), ["part-1"], "was given part-1 otherwise"),
+    ],
+)
+def test_an_input_that_is_not_what_was_left_is_found(
+    outputs: tuple[str, RunFacts], took: tuple[str, int], spoiled: list[str], violation: str
+) -> None:
+    url, other = outputs
+    given = replace(stamps(6.1, 6.9), took=(f"{other.record.id}.{took[0]}", took[1]), spoiled=spoiled)
+    run = facts(("Pending", 1, 0, ""), ("Running", 6, 1, ""), ("Finished", 7, 1, ""), written={1: given})
+    found = list(check_outputs(url, [other, run], {_RUN: other.record.id}))
+    assert [violation in text for text in found] == [True] * bool(violation)
+
+
+def test_a_run_that_was_told_of_no_outputs_though_there_were_some_is_found(outputs: tuple[str, RunFacts]) -> None:
+    url, other = outputs
+    for began, wrong in ((4, False), (6, True)):
+        end = ("Failed", 7, 1, f"run {other.record.id} left no outputs, and this run takes some of it (--input)")
+        run = facts(("Pending", 1, 0, ""), ("Running", began, 1, ""), end, written={})
+        assert bool(list(check_outputs(url, [other, run], {_RUN: other.record.id}))) is wrong
+
+
+# -- rules, time limits, halted groups ---------------------------------------------------------------------------------
+
+FAILED_3 = (*ONE, ("Failed", 3, 1, "exit code 3"))
+
+
+def then_again(reason: str, *end: str) -> tuple[tuple[str, float, int, str], ...]:
+    """A run that failed, and went back to its queue for this reason, to its end in a second attempt."""
+    state, why = end or ("Finished", "")
+    return (*FAILED_3, ("Pending", 3, 1, reason), ("Running", 4, 2, ""), (state, 5, 2, why))
+
+
+@pytest.mark.parametrize(
+    ("steps", "rules", "violation"),
+    [
+        (then_again("retry 1 of 1 after 3", "Failed", "exit code 3"), {"3": 1}, ""),
+        (then_again("retry 1 of 1 after 3", "Failed", "exit code 3"), {"3": 2}, "is not tried again"),
+        (FAILED_3, {"3": 1}, "is not tried again"),
+        (FAILED_3, {"4": 1}, ""),
+        (then_again("retry 1 of 1 after 4"), {"4": 1}, "tried again after 4"),
+        (then_again("retry 1 of 1 after 3"), {"crashed": 1}, "1 times after 3"),
+        (then_again("because"), {"3": 1}, "for no reason"),
+        (then_again("preempted 1 of 5 times"), {}, ""),
+    ],
+)
+def test_an_end_that_is_not_tried_again_as_its_rules_say_is_found(
+    steps: tuple[tuple[str, float, int, str], ...], rules: dict[str, int], violation: str
+) -> None:
+    found = list(retried_otherwise(facts(*steps, written={}).history, rules, is_cancelled=False))
+    assert [violation in text for text in found] == [True] * bool(violation), found
+
+
+@pytest.mark.parametrize(
+    ("ended_at", "ahead", "violation"),
+    [
+        (5.2, [4.2], ""),
+        (5.2, [], "it got no signal ahead"),
+        (5.2, [4.2, 4.3], "got the signal ahead of its end 2 times"),
+        (4.0, [3.5], "it ran for 2.0 s, and may for 3 s"),
+    ],
+)
+def test_a_time_limit_that_came_early_or_without_its_signal_is_found(
+    ended_at: float, ahead: list[float], violation: str
+) -> None:
+    written = {1: replace(stamps(2.1, ended_at, code=None), ahead=ahead)}
+    run = facts(*ONE, ("Failed", ended_at, 1, "time limit of 3 s reached"), written=written)
+    found = check(replace(run, timeout_s=3.0)).violations
+    assert [violation in text for text in found] == [True] * bool(violation), found
+
+
+def test_a_run_that_goes_on_too_often_after_its_time_limit_is_found() -> None:
+    steps: list[tuple[str, float, int, str]] = [("Pending", 1, 0, "")]
+    for number in (1, 2, 3):
+        steps += [("Running", 5 * number, number, ""), ("Failed", 5 * number + 4, number, "time limit of 3 s reached")]
+        steps += [("Pending", 5 * number + 4, number, f"goes on after its time limit, {number} of 2 times")]
+    run = replace(
+        facts(*steps, ("Running", 30, 4, ""), ("Finished", 31, 4, ""), written={4: stamps(30, 31)}), timeout_s=3.0
+    )
+    assert any("went on 3 times" in text for text in check(run).violations)
+
+
+@pytest.mark.parametrize(
+    ("second", "violation"),
+    [
+        ((("Killed", 4.0, 0, "not started, for 1 runs of its group failed (--max-fails 1)"),), ""),
+        (
+            (("Killed", 2.5, 0, "not started, for 1 runs of its group failed (--max-fails 1)"),),
+            "fewer than 1 had failed",
+        ),
+        ((("Running", 2.5, 1, ""), ("Finished", 5, 1, "")), ""),
+        ((("Running", 3.5, 1, ""), ("Finished", 5, 1, "")), "it began 0.500 s after 1 runs"),
+    ],
+)
+def test_a_group_that_is_halted_too_late_or_too_soon_is_found(
+    second: tuple[tuple[str, float, int, str], ...], violation: str
+) -> None:
+    histories = {
+        "a": facts(*FAILED_3, written={}).history,
+        "b": facts(("Pending", 1, 0, ""), *second, written={}).history,
+    }
+    found = list(halted_otherwise(histories, 1))
+    assert [violation in text for text in found] == [True] * bool(violation), found
+
+
+def test_a_crashed_run_that_proves_alive_halts_no_group() -> None:
+    alive = (*ONE, ("Crashed", 3, 1, "heartbeats stopped"), ("Running", 4, 1, "alive"), ("Finished", 6, 1, ""))
+    late = (("Pending", 1, 0, ""), ("Running", 5, 1, ""), ("Finished", 6, 1, ""))
+    failed = (("Pending", 1, 0, ""), ("Running", 2, 1, ""), ("Failed", 4.5, 1, "exit code 3"))
+    histories = {str(number): facts(*steps, written={}).history for number, steps in enumerate((alive, late, failed))}
+    assert list(halted_otherwise(histories, 2)) == []
+    assert len(list(halted_otherwise(histories, 1))) == 1

@@ -19,7 +19,8 @@ from launch_worker.runners.job import LAPSED
 from launch_worker.store.store import Store
 from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.faults import PREEMPTED
-from tests.chaos.plan import LEASE_S
+from tests.chaos.plan import GOES_ON, LEASE_S
+from tests.chaos.policies import NOT_STARTED, halted_otherwise, retried_otherwise, rules_of
 
 #: A worker that lived so long after a job's end should have kept or told it.
 _REPORT_S = 1.0
@@ -64,6 +65,12 @@ class RunFacts:
     is_container: bool = False
     #: Name by which a person knows it again; '' for one of the producer.
     mark: str = ""
+    #: What is tried again, by the kind of end; none where `retries` says it.
+    rules: dict[str, int] = field(default_factory=dict)
+    #: Seconds of its time limit; 0 for none.
+    timeout_s: float = 0.0
+    #: Whether a disk was full while it ran.
+    was_disk_full: bool = False
 
     @property
     def flood_bytes(self) -> int:
@@ -84,6 +91,13 @@ class Findings:
     #: Attempts that went on from a checkpoint, and attempts that had one called stored.
     resumed: int = 0
     kept: int = 0
+    #: Attempts whose outputs are kept, and attempts that were given such.
+    outputs: int = 0
+    took: int = 0
+    #: Runs with rules of their own, attempts that reached their time limit, and groups that were halted.
+    ruled: int = 0
+    timed_out: int = 0
+    halted: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     tolerated: list[str] = field(default_factory=list)
@@ -117,6 +131,8 @@ def read_runs(
             retries=int(spec.get("retries", 0)),
             gpus=int(spec.get("gpus", 0)),
             is_container=bool(spec.get("image")),
+            rules=rules_of(spec.get("retry", ())),
+            timeout_s=float(spec.get("timeout_s", 0)),
         )
         flags = dict(flag.partition("=")[::2] for flag in spec["command"] if "=" in flag)
         run.lines = int(flags.get("print", 0))
@@ -163,11 +179,15 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
     for run in runs:
         check = _Check(run, evidence, journal)
         check.all()
+        run.was_disk_full = any(map(check.was_full, run.attempts))
         findings.violations += [f"{run.record.id}: {text}" for text in check.wrong]
         findings.tolerated += [f"{run.record.id}: {text}" for text in check.tolerated]
         findings.states[run.record.state.value] += 1
         findings.attempts += len(run.attempts)
         findings.resumed += sum(bool(stamps.found and stamps.found[0]) for stamps in run.stamps.values())
+        findings.ruled += bool(run.rules)
+        findings.timed_out += sum(attempt.reason.startswith("time limit of ") for attempt in run.attempts)
+        findings.took += sum(stamps.took is not None for stamps in run.stamps.values())
         findings.kept += sum(stamps.kept > 0 for stamps in run.stamps.values())
         findings.came_back += sum(attempt.came_back for attempt in run.attempts)
         for before, after in zip(run.history, [*run.history[1:], None], strict=True):
@@ -175,6 +195,8 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
                 findings.crashed += 1
                 findings.retried += after is not None and after.state is RunState.PENDING
     findings.violations += _shared(runs)
+    not_started = {run.record.id for run in runs if run.record.reason.startswith(NOT_STARTED)}
+    findings.halted = sum(not not_started.isdisjoint(group.runs) for group in journal.groups)
     findings.violations += _groups(runs, journal)
     return findings
 
@@ -210,6 +232,8 @@ def _groups(runs: list[RunFacts], journal: Journal) -> Iterator[str]:
         # Lost runs are found elsewhere, and of damaged ones nothing is known.
         if then is None or len(members) < len(group.runs):
             continue
+        histories = {member.record.id: member.history for member in members}
+        yield from halted_otherwise(histories, group.max_fails)
         claims = [step.at for step in then.history if step.state is RunState.RUNNING]
         if not claims:
             yield f"{group.then}: it waited for group {group.id}, which is over, and is {then.record.state} unexecuted"
@@ -266,11 +290,24 @@ class _Check:
         back = [step for step in self.run.history if step.state is RunState.PENDING and "had not begun" in step.reason]
         # What had not begun when its worker stopped goes back, and counts as nothing.
         unbegun = sum(step.attempt > before for step in back)
+        # Nor does a time limit after which it goes on.
+        went_on = [step for step in self.run.history if step.reason.startswith("goes on after its time limit")]
+        if len(went_on) > GOES_ON:
+            self.wrong.append(f"it went on {len(went_on)} times after its time limit")
+        unbegun += sum(step.attempt > before for step in went_on)
         # A start that failed through its worker uses no retry up.
         tries = len(counted) - record.preemptions - record.misstarts - unbegun
-        if tries > 1 + self.run.retries:
+        is_not_started = record.reason.startswith(NOT_STARTED)
+        if self.run.rules:
+            self.wrong += retried_otherwise(self.run.history, self.run.rules, is_cancelled=bool(self.cancels))
+        elif tries > 1 + self.run.retries:
             self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
-        if not self.cancels and tries <= self.run.retries and record.state is not RunState.FINISHED:
+        elif (
+            not self.cancels
+            and tries <= self.run.retries
+            and record.state is not RunState.FINISHED
+            and not is_not_started
+        ):
             self.wrong.append(
                 f"it is {record.state} ({record.reason}) after {len(self.run.attempts)} attempts, "
                 f"with {self.run.retries} retries"
@@ -290,6 +327,8 @@ class _Check:
                 self.wrong.append(f"attempt {number} was executed {len(stamps.starts)} times")
             if number not in known:
                 self.wrong.append(f"attempt {number} was executed, and is not in its history")
+            if len(stamps.ahead) > 1:
+                self.wrong.append(f"attempt {number} got the signal ahead of its end {len(stamps.ahead)} times")
         spans = sorted((s.first, s.last, number) for number, s in self.run.stamps.items())
         for (_, last, before), (first, _, after) in itertools.pairwise(spans):
             if first <= last:
@@ -360,7 +399,7 @@ class _Check:
                 text = f"printed lines until {self.run.last_line.decode()}, the last one that was kept is {last[:40]!r}"
                 self.wrong.append(f"attempt {attempt.number} {text}")
             return
-        if self._was_full(attempt) and "disk was full" in self.run.record.message:
+        if self.was_full(attempt) and "disk was full" in self.run.record.message:
             return  # and it says so
         name = f"{self.run.record.id}.{attempt.number}"
         kept = self.run.logs[attempt.number].decode("utf-8", "replace").splitlines()
@@ -376,12 +415,25 @@ class _Check:
             return f"its job {_told(attempt)}"
         return "" if self._was_disturbed(attempt, attempt.ended_at) else "Redis was there"
 
+    def _timed_out(self, attempt: Attempt) -> str:
+        """It had a time limit, which was over, and of which a worker that was well has told its job."""
+        stamps, ran_s = attempt.stamps, attempt.ended_at - attempt.began_at
+        if not self.run.timeout_s or ran_s < self.run.timeout_s - 0.1:
+            return f"it ran for {ran_s:.1f} s, and may for {self.run.timeout_s:g} s"
+        # The signal comes a second ahead, to a job that may be slow to begin.
+        is_sure = stamps is not None and stamps.first < attempt.ended_at - 2 and not stamps.ahead
+        return "it got no signal ahead" if is_sure and not self._was_disturbed(attempt, attempt.ended_at) else ""
+
     def _failed(self, attempt: Attempt) -> str:
         if re.search(
             r"No space left|the worker's disk|git could not .*(write error|could not set|failed to write)",
             attempt.reason,
         ):
-            return "" if self._was_full(attempt) else "the disk was not full"
+            return "" if self.was_full(attempt) else "the disk was not full"
+        if attempt.reason.startswith("time limit of "):
+            return self._timed_out(attempt)
+        if "left no outputs" in attempt.reason:
+            return "" if attempt.stamps is None else f"its job {_told(attempt)}"
         if LAPSED in attempt.reason or re.match("Redis at .* is not reachable", attempt.reason):
             return self._went_back(attempt)
         if "engine" in attempt.reason:
@@ -507,7 +559,7 @@ class _Check:
             life = later[0]
         return life
 
-    def _was_full(self, attempt: Attempt) -> bool:
+    def was_full(self, attempt: Attempt) -> bool:
         return any(s.meets(attempt.began_at - _SLACK_S, attempt.ended_at) for s in self._full())
 
     def _full(self) -> list[Span]:

@@ -219,6 +219,13 @@ def test_a_job_that_eats_more_than_its_memory_is_out_of_memory_by_the_engines_wo
     assert (outcome.reason, outcome.cause) == (f"{end}: out of memory (the container engine says so)", "oom")
 
 
+def test_who_adopts_a_container_learns_that_it_ran_out_of_memory(bench: Bench) -> None:
+    handle = bench.shell(f"exec {EATS}", memory=32 << 20)
+    handle.leave()
+    bench.engine.api.wait(handle.container)
+    assert explained(bench.adopt()).cause == "oom"
+
+
 def test_a_job_that_fails_within_its_memory_is_not_out_of_it(bench: Bench) -> None:
     assert explained(bench.shell("exit 3", memory=32 << 20)).reason == "exit code 3"
 
