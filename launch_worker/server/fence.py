@@ -19,6 +19,8 @@ log = logging.getLogger("launch_worker.server")
 
 #: Bytes of a request's body at most, where a route does not allow more.
 BODY_BYTES = 1 << 20
+#: Seconds in which a part of a body must come.
+BODY_S = 60.0
 _LIMIT = "launch_worker.body_bytes"
 #: Key of a request's scope: the address of the other end of the connection.
 PEER = "launch_worker.peer"
@@ -130,13 +132,20 @@ def allow_body(request: Request, body_bytes: int) -> None:
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:
     """A `receive` that refuses a body beyond the limit, as early as that is known."""
-    seen = 0
+    seen, is_whole = 0, False
     said = Headers(scope=scope).get("content-length", "")
     length = int(said) if said.isascii() and said.isdigit() else 0
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(BODY_S):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"nothing more of the body came within {BODY_S:g} s; send it again") from None
+        is_whole = not message.get("more_body", False)
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
             limit: int = scope[_LIMIT]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -17,11 +19,19 @@ from launch_worker.server.application import make_application, prepare
 from launch_worker.server.loopback import loopback_key, with_key
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
+from launch_worker.untrusted.log_line import Seldom
+
+log = logging.getLogger("launch_worker.server")
 
 #: Seconds for the head of a request, from its connection's begin or the answer before.
 HEAD_S = 30.0
+#: Descriptors of the process that are not for connections but for files, the database and Redis.
+_OWN_FILES = 200
+#: Descriptors that the server asks for, where it may have fewer.
+_FILES = 8192
 #: Seconds for what is being answered when the server is asked to stop.
 _STOP_S = 10
+_say_crowded = Seldom(log.warning)
 
 
 def serve(settings: Settings, address: Address, *, ready: Callable[[str, str], None], with_celery_page: bool) -> None:
@@ -37,6 +47,7 @@ def serve(settings: Settings, address: Address, *, ready: Callable[[str, str], N
         )
         shared: Shared = application.state.shared
         prepare(shared)
+        PatientConnection.most = _most_connections()
         secret = _first_secret(shared)
         if secret and not (address.is_loopback or shared.proxy_rules.networks or shared.provider):
             raise SettingsError(
@@ -47,6 +58,16 @@ def serve(settings: Settings, address: Address, *, ready: Callable[[str, str], N
         has_link = bool(secret) and settings.takes_passwords
         first = f"{address.url}/first-admin?secret={secret}" if has_link else ""
         HttpServer(application, ready=lambda: ready(url, first)).run([listening])
+
+
+def _most_connections() -> int:
+    """How many connections this process has descriptors for, after it has asked for more of these."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(50, (_FILES if soft == resource.RLIM_INFINITY else soft) - _OWN_FILES)
 
 
 def _first_secret(shared: Shared) -> str:
@@ -64,10 +85,16 @@ class PatientConnection(H11Protocol):
     uvicorn itself waits for ever, so that a few thousand such clients would leave no descriptors for others.
     """
 
+    #: Connections at once, at most: with no descriptor left the server could not even read its database.
+    most = 500
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            _say_crowded("server.crowded connections=%d: new ones are cut", self.most)
+            transport.abort()
+            return
         self._watch()
 
     def data_received(self, data: bytes) -> None:

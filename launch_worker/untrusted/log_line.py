@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import threading
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 
 _MAX_CHARS = 4000
 _SAY_AGAIN_S = 30.0
+# Python reads the codec's file at its first use, which fails where no descriptor is left: then there is much to log.
+codecs.lookup("unicode_escape")
 
 
 def one_line(text: str) -> str:

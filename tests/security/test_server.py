@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from hypothesis import strategies as st
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.spec import RunSpec
+from launch_worker.server import fence
+from launch_worker.server.serve import PatientConnection
+from tests.conftest import wait_until
 from tests.security.fuzz import examples
 from tests.support.http_servers import TestServer, serving
 from tests.support.people import tokens_of_everybody
@@ -171,3 +176,32 @@ def test_no_request_of_anybody_makes_the_server_fail(server: TestServer, caplog:
         for client in clients:
             client.close()
     assert not [record for record in caplog.records if "server.failed" in record.getMessage()]
+
+
+def answers(server: TestServer) -> bool:
+    try:
+        with server.client() as client:
+            return client.get("/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_too_many_connections_are_cut_and_the_server_answers_again(
+    server: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientConnection, "most", 10)
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", server.address.port), timeout=10))
+            with contextlib.suppress(OSError):
+                half.sendall(b"GET /live HTTP/1.1\r\nHost:")
+        assert not answers(server)
+    wait_until(lambda: answers(server), what="it answers again")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(server: TestServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "BODY_S", 0.2)
+    head = f"POST /api/v1/login HTTP/1.1\r\nHost: {server.address.host}:{server.address.port}\r\n"
+    with socket.create_connection(("127.0.0.1", server.address.port), timeout=10) as client:
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert client.recv(100).split(b" ")[1] == b"408"
