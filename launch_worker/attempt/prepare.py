@@ -7,12 +7,12 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, in_environment, job_environment
@@ -247,10 +247,7 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
         context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
         demands.account_of(attempt.record.user),
         demands.limits,
-        hidden=(
-            *filter(None, (os.path.realpath(context.settings.work_dir), _socket_of(context.settings))),
-            *_keys_of_worker(context.settings),
-        ),
+        hidden=tuple(_hidden(context.settings)),
         # What it may not write is in the folder too: how it ended, whose it is.
         readable=tuple(filter(None, (root, attempt.environment))),
         own=tuple(folder for folder in own if os.path.isdir(folder)),
@@ -259,16 +256,18 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
     )
 
 
-def _socket_of(settings: Settings) -> str:
-    """The path of the socket at which Redis listens; '' for none."""
+def _hidden(settings: Settings) -> Iterator[str]:
+    """What a job in a sandbox must not see: its worker's folder and keys, stores of others' files, Redis' socket."""
+    yield os.path.realpath(settings.work_dir)
+    for place in (settings.sealing_keys, settings.signing_key, config_folder(os.environ)):
+        if place is not None and place.exists():
+            yield os.path.realpath(place)
+    for url in (settings.log_url, settings.output_url, settings.upload_url):
+        if url.startswith("file://"):
+            yield os.path.realpath(unquote(urlsplit(url).path))
     found = re.fullmatch(r"(?:redis\+)?(?:unix|socket)://(?:[^/@]*@)?(/[^?]*).*", settings.redis_url)
-    return os.path.realpath(unquote(found[1])) if found else ""
-
-
-def _keys_of_worker(settings: Settings) -> tuple[str, ...]:
-    """The places of this worker's private keys and logins, as far as they are there."""
-    places = (settings.sealing_keys, settings.signing_key, config_folder(os.environ))
-    return tuple(os.path.realpath(place) for place in places if place is not None and place.exists())
+    if found:
+        yield os.path.realpath(unquote(found[1]))
 
 
 def ending_of(spec: RunSpec) -> Ending:

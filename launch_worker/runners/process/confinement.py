@@ -58,7 +58,7 @@ class Confinement:
         inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
         if not self.bubblewrap:
             rules = Rules(
-                hidden=[path for path in self.hidden if os.path.isdir(path)],
+                hidden=list(self.hidden),
                 readable=list(self.readable),
                 writable=[*self.own, *self.writable],
                 devices=nodes_of(self.gpus),
@@ -67,6 +67,9 @@ class Confinement:
         if self.gpus and all(gpu.isdigit() for gpu in self.gpus):
             # The driver numbers anew those that it can open.
             inside["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(self.gpus))))
+        seen = (*self.own, *self.readable)
+        if _is_in(cwd, self.hidden) and not _is_in(cwd, seen):
+            raise StartError(f"working directory {cwd!r} is hidden from jobs in a sandbox")
         # bubblewrap would say so in the job's output, and exit as a job that has failed.
         try:
             check_program(list(argv), env=env, cwd=cwd)
@@ -105,7 +108,15 @@ class Confinement:
                 words += ["--ro-bind", folder, folder]
         for folder in self.own:
             words += ["--bind", folder, folder]
+        for path in self.hidden:
+            if os.path.isdir(path):
+                words += ["--remount-ro", path]
         return [*words, "--chdir", cwd]
+
+
+def _is_in(path: str, folders: Sequence[str]) -> bool:
+    """Whether a path is one of the folders, or lies in one."""
+    return any(f"{os.path.realpath(path)}/".startswith(f"{folder}/") for folder in folders)
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:
