@@ -61,6 +61,7 @@ LAYERS = {
         Layer("none"),
         Layer("private", {"sandbox": "private"}),
         Layer("strict", {"sandbox": "strict"}),
+        Layer("landlock", {"sandbox": "private"}, {"LAUNCH_BWRAP": "/nowhere/bwrap"}),
     )
 }
 
@@ -107,7 +108,7 @@ ATTACKS = {
     "a process hides from the end of its run": Attack(
         "F8",
         "prlimit --locks=17:17 env -i setsid sh -c 'exec sleep 4701.1' >/dev/null 2>&1 </dev/null & sleep 0.2",
-        under("none"),
+        under("none", "landlock"),
         leaves="4701.1",
     ),
     "the worker is signalled": Attack("F11", "kill -0 $WORKER && echo GOT", under(*ONE_USER)),
@@ -217,7 +218,8 @@ def test_what_a_job_can_do_is_what_its_layer_leaves_it(site: Site, accounts: Non
 
 def why_not(layer: Layer) -> str:
     """Why this machine does not have the layer; '' where it has."""
-    return Layers().why_not(QueueConfig(**layer.settings).demands) if layer.settings else ""
+    layers = Layers(bwrap=layer.env.get("LAUNCH_BWRAP", ""))
+    return layers.why_not(QueueConfig(**layer.settings).demands) if layer.settings else ""
 
 
 def table() -> str:
