@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,8 +17,58 @@ from launch_worker.redis_url import mask_url
 
 #: Protocols of stores in which an object is there whole or not at all.
 _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
-#: Bytes of a large object that are held and sent at once.
-_PART_BYTES = 8 << 20
+#: Bytes of a large object that are held and sent at once; more for one that would have more parts: S3 allows 10,000.
+_PART_BYTES, _MOST_PARTS = 8 << 20, 9_000
+
+
+#: Seconds after which a call that is not answered counts as hanging.
+_HANGS_S = 5.0
+
+
+class Turns:
+    """Lets so many calls be under way at once. While the oldest of these hangs no other one waits behind it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._changed = threading.Condition()
+        #: Monotonic time of the begin of each call.
+        self._begun: dict[object, float] = {}
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait for a turn, and have it. Raises TimeoutError."""
+        call = object()
+        with self._changed:
+            while len(self._begun) >= self._most:
+                left_s = min(self._begun.values()) + _HANGS_S - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError(f"it does not answer; {len(self._begun)} calls wait for it")
+                self._changed.wait(left_s)
+            self._begun[call] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._begun[call]
+                self._changed.notify()
+
+
+#: Turns of reading calls, by URL, in a process whose threads are few and whose callers are many; else none.
+_reading: dict[str, Turns] = {}
+_most_reads: int | None = None
+
+
+def bound_reads(most: int) -> None:
+    """Have this process wait for at most so many reading calls of each store: one that hangs must not take all threads.
+
+    Called once, before the first use of a store.
+    """
+    global _most_reads
+    _most_reads = most
+
+
+def _turn(url: str) -> AbstractContextManager[None]:
+    return nullcontext() if _most_reads is None else _reading.setdefault(url, Turns(_most_reads)).one()
 
 
 class Facts(NamedTuple):
@@ -56,9 +109,10 @@ class Objects:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def put(self, name: str, pieces: Iterable[bytes], *, on_disk: bool = False) -> None:
+    def put(self, name: str, pieces: Iterable[bytes], *, size: int = 0, on_disk: bool = False) -> None:
         """Write an object, of pieces of which one at a time is held; nobody sees a part of it. Raises LaunchError.
 
+        `size` is the number of its bytes, where that may be many: a bucket takes an object in some thousand parts.
         With `on_disk` a folder's disk has it when this returns, whatever becomes of the machine; a bucket keeps what it
         took in any case.
         """
@@ -70,7 +124,8 @@ class Objects:
                 self.files.makedirs(folder, exist_ok=True)
                 written = f"{folder}/.{plain}.{secrets.token_hex(4)}.partial"
             try:
-                target = self.files.open(written, "wb", block_size=_PART_BYTES)
+                part_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
+                target = self.files.open(written, "wb", block_size=part_bytes)
                 try:
                     for piece in pieces:
                         target.write(piece)
@@ -173,7 +228,8 @@ class Objects:
         """Raise each error as a LaunchError without secrets."""
         url = self.shown
         try:
-            yield
+            with _turn(self._url) if verb == "read" else nullcontext():
+                yield
         except LaunchError:
             raise
         except (ImportError, ValueError) as error:
@@ -199,10 +255,10 @@ def _give_up(target: Any) -> None:
 def _facts(info: dict[str, Any]) -> Facts:
     # Each kind of storage has a name of its own for the time.
     times = (info.get(name) for name in ("LastModified", "last_modified", "updated", "mtime", "created"))
-    time = next((time for time in times if time), 0.0)
-    if isinstance(time, str):
-        time = datetime.fromisoformat(time)
-    return Facts(int(info["size"] or 0), time.timestamp() if isinstance(time, datetime) else float(time))
+    at = next((at for at in times if at), 0.0)
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at)
+    return Facts(int(info["size"] or 0), at.timestamp() if isinstance(at, datetime) else float(at))
 
 
 def _sync_folder(path: str) -> None:

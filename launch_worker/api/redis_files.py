@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -163,9 +164,28 @@ def _store(url: str) -> StoredOutputs:
     return StoredOutputs(url)
 
 
-@lru_cache(maxsize=16)
+#: Lists that were read, the latest last; and the number of their files at most, each of about 600 bytes. A list counts
+#: as a thousand more.
+_listed: dict[tuple[str, str, int], _Outputs] = {}
+_MOST_LISTED = 250_000
+_listing = threading.Lock()
+
+
 def _outputs_of(url: str, run_id: str, attempt: int) -> _Outputs:
-    """Read a manifest; one that is there does not change. Raises FileNotFoundError for none."""
+    """The outputs of an attempt; a list that is there does not change. Raises FileNotFoundError for none."""
+    key = (url, run_id, attempt)
+    with _listing:
+        found = _listed.pop(key, None)
+    if found is None:
+        found = _read_outputs(url, run_id, attempt)
+    with _listing:
+        _listed[key] = found
+        while len(_listed) > 1 and sum(len(one.files) + 1000 for one in _listed.values()) > _MOST_LISTED:
+            del _listed[next(iter(_listed))]
+    return found
+
+
+def _read_outputs(url: str, run_id: str, attempt: int) -> _Outputs:
     try:
         manifest = _store(url).manifest(run_id, attempt)
     except ValueError as error:

@@ -88,6 +88,8 @@ class Sender:
         self._token = token
         self._owner = owner
         self._before = newest
+        #: Number of the newest checkpoint of this attempt that the record has at first; 0 for none.
+        self.number = newest.number if newest is not None and newest.attempt == attempt else 0
         self._stored: StoredOutputs | None = None
         #: Newest checkpoint that is stored, as far as this worker knows.
         self.newest: Manifest | None = None
@@ -124,7 +126,7 @@ class Sender:
             files=files,
             size=size,
         ):
-            raise SupersededError("the run has a later attempt, or another worker has this one")
+            raise SupersededError("the run has a later attempt or checkpoint, or another worker has this one")
         self.newest, self.known = manifest, snapshot.known(manifest)
         about = (self._id, self._attempt, snapshot.number, files, size)
         log.info("checkpoint.kept run=%s attempt=%d number=%d files=%d bytes=%d", *about)
@@ -472,7 +474,8 @@ def send_left(folder: AttemptFolder, sender: Sender, end: End, *, check: Callabl
 
         look, speaks = look_at(path), read_words(folder.talk).checkpoint != 0
         if look.files and not look.problem and is_complete(look, end, speaks=speaks, heard_ns=None):
-            last = _as_it_is(path, look, next_number(0 if last is None else last.number))
+            # The clock may have been set back since.
+            last = _as_it_is(path, look, next_number(max(sender.number, 0 if last is None else last.number)))
     if last is None:
         return False
     sender.send(last, check)

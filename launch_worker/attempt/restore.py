@@ -43,9 +43,8 @@ def keeper_of(
         owner=context.owner,
         newest=newest,
     )
-    number = newest.number if newest is not None and newest.attempt == record.attempt else 0
     every_s = attempt.spec.checkpoint_every_s
-    return Keeper(attempt.folder, sender, every_s=every_s, number=number, refresh=refresh, tell=tell)
+    return Keeper(attempt.folder, sender, every_s=every_s, number=sender.number, refresh=refresh, tell=tell)
 
 
 def take_up_checkpoints(

@@ -375,7 +375,7 @@ class _Sending:
             if self.stored.has(name, file.size, younger_than_s=GRACE_S / 2):
                 return
             try:
-                self.stored.objects.put(name, self._pieces(file, sha256), on_disk=True)
+                self.stored.objects.put(name, self._pieces(file, sha256), size=file.size, on_disk=True)
             except ChangedError as error:
                 self._fail(file, error)
                 with self._changing:

@@ -18,6 +18,7 @@ from launch_worker.database.audit import SERVER, Audit
 from launch_worker.database.migrate import migrate
 from launch_worker.database.version import has_tables
 from launch_worker.errors import ArchiveError
+from launch_worker.objects import bound_reads
 from launch_worker.people.claims import ProxyRules, parse_networks, parse_roles
 from launch_worker.people.directory import Directory
 from launch_worker.people.users_file import apply_users_file, read_users_file
@@ -65,6 +66,8 @@ from launch_worker.settings import Settings
 log = logging.getLogger("launch_worker.server")
 
 API = "/api/v1"
+#: Reading calls of a store that are under way at once: fewer than the forty threads of requests.
+_MOST_READS = 16
 #: Routers of the API, and those of what is beside it.
 _API_ROUTERS = tuple(
     part.router
@@ -95,6 +98,7 @@ def make_application(
 ) -> FastAPI:
     """The application of a server that listens there; nothing is connected to before its lifespan begins."""
     shared = _shared(settings, address, loopback_key)
+    bound_reads(_MOST_READS)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:

@@ -176,8 +176,8 @@ class Attempts(Server):
     ) -> bool:
         """Note a checkpoint that is stored: the next attempt goes on from it. False when the attempt was superseded.
 
-        A repeated call changes nothing, nor does one for an older checkpoint. `owner` is '' for whoever has the
-        attempt's folder; `size` is in bytes. Raises UnknownRunError where Redis has lost the record.
+        False too for an older checkpoint than the one that is noted; a repeated call changes nothing. `owner` is '' for
+        whoever has the attempt's folder; `size` is in bytes. Raises UnknownRunError where Redis has lost the record.
         """
         answer = cast(KeepWord, text(self._call("keep_checkpoint", run_id, token, owner, attempt, number, files, size)))
         if answer == "unknown":

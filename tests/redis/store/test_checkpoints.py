@@ -25,11 +25,13 @@ def newest(store: Store, run_id: str) -> tuple[int, int, int] | None:
     return None if found is None else (found.attempt, found.number, found.files)
 
 
-def test_the_newest_checkpoint_wins_and_an_older_one_or_a_repeated_call_changes_nothing(store: Store) -> None:
+def test_the_newest_checkpoint_wins_an_older_one_is_superseded_and_a_repeat_changes_nothing(
+    store: Store,
+) -> None:
     record = running(store)
     assert newest(store, record.id) is None
     assert keep(store, record, 1_700_000_000_002, files=2)
-    assert keep(store, record, 1_700_000_000_001, files=1)
+    assert not keep(store, record, 1_700_000_000_001, files=1)
     assert keep(store, record, 1_700_000_000_002, files=3)
     assert newest(store, record.id) == (1, 1_700_000_000_002, 2)
     found = Checkpoint.of(store.get(record.id).checkpoint)

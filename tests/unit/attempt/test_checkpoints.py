@@ -7,11 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from launch_worker.attempt import checkpoints
-from launch_worker.attempt.checkpoints import End, GivenUpError, Keeper, SupersededError, is_complete
+from launch_worker.attempt.checkpoints import (
+    End,
+    GivenUpError,
+    Keeper,
+    Sender,
+    SupersededError,
+    is_complete,
+    send_left,
+)
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import LaunchError
@@ -287,3 +296,21 @@ def test_a_state_has_a_greater_number_than_the_one_from_which_its_attempt_went_o
     assert job.keeper.conclude(ended(1))
     sending = wait_until(lambda: job.keeper._sending)
     assert sending.number == later + 1
+
+
+def test_what_a_dead_worker_left_is_newer_than_all_that_it_stored_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    folder = AttemptFolder(tmp_path / "01hq2mzk8q00000.1.7")
+    folder.make()
+    (Path(folder.make_checkpoint()) / "epoch").write_text("9")
+    ahead = next_number(0) + 3_600_000
+    sent: list[int] = []
+
+    class Noting(Sender):
+        def send(self, snapshot: Snapshot, check: Callable[[], None]) -> Checkpoint:
+            sent.append(snapshot.number)
+            return Checkpoint(1, snapshot.number, 1, 1, 0)
+
+    newest = Checkpoint(1, ahead, 1, 1, 0)
+    sender = Noting("", cast("Any", None), run_id="x", attempt=1, token=7, owner="", newest=newest)
+    assert send_left(folder, sender, ended(0), check=lambda: None)
+    assert sent[0] > ahead

@@ -40,7 +40,7 @@ class Fuzzed(Place):
         self._put = self.stored.objects.put
         self.stored.objects.put = self._or_fail  # type: ignore[method-assign]
 
-    def _or_fail(self, name: str, pieces: Iterable[bytes], *, on_disk: bool = False) -> None:
+    def _or_fail(self, name: str, pieces: Iterable[bytes], *, size: int = 0, on_disk: bool = False) -> None:
         self._fails_in -= 1
         if self._fails_in == 1:
             raise LaunchError("before")
