@@ -529,7 +529,7 @@ def _sweep(said: Mapping[str, Any]) -> SweepRecord:
 #: Settings of a queue beside those that a pool has too; a server of an older release says fewer.
 _OF_QUEUES = (
     *("resource", "container", "variables", "macro_env", "allow_env", "allow_uris"),
-    *("sandbox", "writable", "run_as", "accounts", "limits"),
+    *("sandbox", "writable", "run_as", "accounts", "limits", "sealing_key", "signers"),
 )
 
 

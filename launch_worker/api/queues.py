@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from launch_worker.api.connection import Connection
 from launch_worker.queues.described import Pool, PoolSettings, Queue, QueueSettings
+from launch_worker.submission.resolve import refuse_unsigned
 
 
 class QueueApi(Connection):
@@ -47,6 +48,14 @@ class QueueApi(Connection):
     def delete_queue(self, name: str) -> None:
         """Take a queue and its settings away. Raises RefusedError while runs wait in it; those that run go on."""
         self.transport.drop("queue", name)
+
+    def check_unsigned(self, name: str, *, what: str) -> None:
+        """Raises InputError where a queue takes signed runs only: nobody signs the runs of `what`, which recur.
+
+        Asked before what says that the submitter has no key: with one they would be refused too.
+        """
+        if name in self.transport.queue_names():
+            refuse_unsigned(name, self.transport.queue(name).config_json, what=what)
 
     # -- pools ---------------------------------------------------------------------------------------------------
 

@@ -79,18 +79,22 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
         return sorted(found, key=lambda key: (key.name, key.id))
 
     def trust_key(self, key: str, *, name: str, is_server: bool) -> TrustedKey:
-        made = TrustedKey(read_public(key, "sign"), check_key_name(name), is_server, trusted_at=self.store.now_us())
+        made = TrustedKey(read_public(key, "sign"), check_key_name(name), is_server, trusted_at=self._now_ms_us())
         for other in self.trusted_keys():
             if other.id != made.id and name in (other.name, other.id):
                 raise InputError(f"name {name!r} is another key's ({other.id}); choose another name")
         self.store.keep_key(made.id, made.to_text(), what="trusted", actor=self.actor)
         return made
 
+    def _now_ms_us(self) -> int:
+        """The time in microseconds, in whole milliseconds, as JSON has it."""
+        return self.store.now_us() // 1000 * 1000
+
     def revoke_key(self, word: str) -> TrustedKey:
         key = next((key for key in self.trusted_keys() if word in (key.name, key.id)), None)
         if key is None:
             raise NotFoundError(f"there is no key {word[:60]!r}; list them with: launch-worker keys")
-        gone = replace(key, revoked_at=key.revoked_at or self.store.now_us())
+        gone = replace(key, revoked_at=key.revoked_at or self._now_ms_us())
         self.store.keep_key(gone.id, gone.to_text(), what="revoked", actor=self.actor)
         return gone
 

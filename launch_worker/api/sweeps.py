@@ -26,7 +26,7 @@ from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial, unknown_sweep
 from launch_worker.model.units import isoformat
-from launch_worker.submission.options import read_options
+from launch_worker.submission.options import DEFAULT_QUEUE, read_options
 from launch_worker.submission.requirements import attach
 from launch_worker.submission.resolve import current_folder
 from launch_worker.untrusted.text import read_map
@@ -264,6 +264,7 @@ class SweepApi(Connection):
                 raise InputError(f"{what} must be a whole number from 1 to {most:,}, not {number!r}")
         check_engines(parsed, where=where)
         given = _given(api, parsed, {"queue": queue, **options})
+        api.check_unsigned(given.get("queue") or DEFAULT_QUEUE, what="a sweep")
         seed = parsed.seed if parsed.seed is not None else secrets.randbits(32)
         sweep_id = new_run_id()
         # A run of it is tried first: its mistakes are reported before there is a sweep.

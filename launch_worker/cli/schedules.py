@@ -215,6 +215,7 @@ def add_schedule(
     """Keep a recurring submission of the item. Raises InputError, also where one of that name is there."""
     transport = api.transport
     check_recurring(item.given)
+    api.check_unsigned(item.queue, what="a schedule")
     transport.check_items([item], strict=strict)
     spec = transport.complete(item.given)
     given = item.given | {"author": spec.author}

@@ -81,8 +81,9 @@ class Submitter:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
         run_id = check_run_id(run_id) if run_id else new_run_id()
         while True:
-            spec, configs = self.resolve(given)
-            spec, signature = self._proven(run_id, spec, secrets or {}, configs)
+            ready = self._provable(given, secrets or {})
+            spec, signature = self._proven(run_id, ready, secrets or {})
+            configs = ready.configs
             try:
                 created = self.store.create(
                     run_id,
@@ -111,8 +112,7 @@ class Submitter:
         runs: set[str] = set()
         for item in items:
             try:
-                ready = self.resolve(item.given, fresh=item.queue not in queues)
-                self._check_proof(ready, item.secrets)
+                ready = self._provable(item.given, item.secrets, fresh=item.queue not in queues)
                 item.ready = ready if item.upload is None else None
                 queues.add(item.queue)
                 if strict and item.queue not in known:
@@ -231,7 +231,7 @@ class Submitter:
                 run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
-                spec, signature = self._proven(run_id, ready.spec, item.secrets, ready.configs)
+                spec, signature = self._proven(run_id, ready, item.secrets)
                 yield New(run_id, spec, *when, bulk, waits, self._once_of(item, ready), signature), item
                 continue
             indexes = item.array.indexes
@@ -242,7 +242,7 @@ class Submitter:
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
                 is_by_key = item.unique and once is None
                 run_id = self._id_of(item, ready, index) if is_by_key else later_run_id(first_id, place)
-                spec, signature = self._proven(run_id, spec, item.secrets, ready.configs)
+                spec, signature = self._proven(run_id, ready._replace(spec=spec), item.secrets)
                 yield New(run_id, spec, *when, array, waits, once and once._replace(place=place), signature), item
 
     def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
@@ -264,8 +264,7 @@ class Submitter:
     def _ready(self, item: Item) -> Ready:
         """The run that an item is, its folder sent. Raises InputError, with the item's place in a file."""
         try:
-            ready = item.ready or self.resolve(item.given, fresh=bool(item.secrets))
-            self._check_proof(ready, item.secrets)
+            ready = item.ready or self._provable(item.given, item.secrets)
             if item.upload is not None:
                 # All other mistakes were found above, before the folder is read.
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
@@ -330,17 +329,27 @@ class Submitter:
                     f"an admin makes one with: launch-worker keys new --for-queue {spec.queue}"
                 )
 
-    def _proven(self, run_id: str, spec: RunSpec, secrets: Mapping[str, str], configs: Configs) -> tuple[RunSpec, str]:
-        """The spec with its secrets sealed, and its signature, '' where there is no key. Raises InputError."""
+    def _provable(self, given: Mapping[str, Any], secrets: Mapping[str, str], *, fresh: bool = False) -> Ready:
+        """`resolve`, for a run that can be signed if its queue asks for it, and whose secrets can be sealed."""
+        ready = self.resolve(given, fresh=fresh)
+        try:
+            self._check_proof(ready, secrets)
+        except InputError:
+            if fresh:
+                raise
+            # The queue's configuration may be another one by now.
+            return self._provable(given, secrets, fresh=True)
+        return ready
+
+    def _proven(self, run_id: str, ready: Ready, secrets: Mapping[str, str]) -> tuple[RunSpec, str]:
+        """The spec with its secrets sealed, and its signature, '' where there is no key."""
+        spec, (queue_config, _) = ready
         if secrets:
             from launch_worker.trust.keys import read_public
             from launch_worker.trust.secrets import sealed
 
-            self._check_proof(Ready(spec, configs), secrets)
-            key = read_public(queue_of(configs.queue_config).sealing_key, "seal")
+            key = read_public(queue_of(queue_config).sealing_key, "seal")
             spec = replace(spec, secrets=sealed(secrets, key, run_id=run_id, spec_text=spec.to_json()))
-        elif configs.queue_config:
-            self._check_proof(Ready(spec, configs), secrets)
         signer = self._signer
         return spec, "" if signer is None else signer.signature(run_id, spec.to_json(), user=self.user)
 
