@@ -56,6 +56,10 @@ TRUSTED = USERS + "test_a_producer_cannot_change_what_is_anothers"
 JOB = "security/test_job.py::test_what_a_job_can_do_is_what_its_layer_leaves_it"
 DAMAGE = "redis/store/test_damage.py::"
 ANY_RECORD = DAMAGE + "test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_work_folder"
+SIGNED = "security/test_signed_runs.py::test_what_was_not_signed_so_is_refused_with_a_reason_and_never_begins"
+SECRETS = "security/test_secrets.py::"
+SEALED = SECRETS + "test_a_secret_is_seen_by_its_job_alone"
+BOUND = SECRETS + "test_a_sealed_secret_opens_for_no_other_command_and_no_other_run"
 SHIPPED = "deploy/test_server_acl.py::test_nobody_else_can_log_in"
 OPTIONS = "unit/model/test_container_options.py::"
 ARCHIVE = "unit/code/test_archive.py::"
@@ -180,8 +184,8 @@ ROWS: dict[str, Row] = {
     "C6": Row(
         "a record with deeply nested parts", HARMLESS, (TERMINAL + "test_a_deeply_nested_record_hides_no_other_run",)
     ),
-    "C7": _not_held("another's waiting run, rewritten", PRODUCERS, TRUSTED, SHIPPED),
-    "C8": _not_held("values of another's -e, read", PRODUCERS, TRUSTED, SHIPPED),
+    "C7": _not_held("another's waiting run, rewritten", PRODUCERS, TRUSTED, SHIPPED, SIGNED, BOUND),
+    "C8": _not_held("values of another's -e, read", PRODUCERS, TRUSTED, SHIPPED, SEALED),
     "C9": _not_held("another's run, cancelled", PRODUCERS, TRUSTED, SHIPPED),
     "C10": _not_held("another's running run, called finished", PRODUCERS, TRUSTED, SHIPPED),
     "C11": _not_held("another's running run, superseded by its token", PRODUCERS, TRUSTED, SHIPPED),
@@ -263,7 +267,7 @@ ROWS: dict[str, Row] = {
         (VALUES + "test_variables_of_a_job_steer_neither_git_nor_the_worker",),
     ),
     "C33": Row("writing and looking into the server as viewer", REFUSED, (DENIED,)),
-    "C34": _not_held("values that commands mask, read as viewer", PRODUCERS, TRUSTED, SHIPPED),
+    "C34": _not_held("values that commands mask, read as viewer", PRODUCERS, TRUSTED, SHIPPED, SEALED),
     "C36": Row("administration as a worker", REFUSED, (DENIED,)),
     "C37": Row(
         "filters and recurrences that are made to hold up who reads them",
@@ -600,7 +604,7 @@ ROWS: dict[str, Row] = {
         REFUSED,
         (VALUES + "test_a_variable_that_a_worker_lends_is_nowhere_but_in_its_job",),
     ),
-    "H13": Row("values of -e in the same places", OPEN),
+    "H13": Row("values of -e in the same places", ALLOWED, (SEALED,)),
     "H14": Row(
         "Redis' password in logs and outputs",
         REFUSED,
