@@ -33,6 +33,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.control_groups import end_group
 from launch_worker.runners.process.takeover import take_over
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -53,7 +54,8 @@ def end_leftovers(attempts: list[AttemptFolder]) -> bool:
         found = tree.members(None, marked=marked)
         if found:
             log.warning("run.leftovers_ended run=%s processes=%d", attempt.run_id, len(found))
-        if not tree.end(lambda marked=marked: tree.members(None, marked=marked), wait=time.sleep):  # type: ignore[misc]
+        is_ended = tree.end(lambda marked=marked: tree.members(None, marked=marked), wait=time.sleep)  # type: ignore[misc]
+        if not (end_group(attempt.path.name) and is_ended):
             log.error("run.leftovers_stay run=%s", attempt.run_id)
             ended = False
     return ended

@@ -192,7 +192,7 @@ def _share(
         intake=intake,
         enforcement=Enforcement(
             store=api.store,
-            layers=Layers(bwrap=settings.bwrap),
+            layers=Layers(settings.work_dir, bwrap=settings.bwrap),
             wake=wake.set,
             starts_root=os.geteuid() != 0 or settings.allow_root,
         ),

@@ -22,6 +22,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.queues.confinement import Demands
 from launch_worker.runners.job import Job, Lease
+from launch_worker.runners.process.accounts import Account
 from launch_worker.runners.process.layers import Layers
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.settings import Settings
@@ -52,7 +53,7 @@ class WorkerContext:
     worker: str
     host: str
     #: What this machine can confine processes by.
-    layers: Layers = field(default_factory=Layers)
+    layers: Layers
     #: Says why a run of a queue (its name) cannot be confined here as the queue asks; '' where it can.
     why_unenforced: Callable[[str, Demands], str] = lambda *_: ""
 
@@ -95,6 +96,10 @@ class Attempt:
     is_start_noted: bool = False
     #: Whether the record has parts of the start.
     has_phases: bool = False
+    #: Account that its process has; None for the worker's own user.
+    account: Account | None = None
+    #: Whether its Python environment may be made by code of packages, which is executed as the worker's user.
+    builds_packages: bool = True
     #: Folder of the submitter that this machine lacks, so that the job runs in an empty one; '' for none.
     missing_cwd: str = ""
     #: Folder of the Python environment that the job runs in; '' for none.

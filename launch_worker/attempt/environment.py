@@ -35,6 +35,9 @@ INHERITED = frozenset(
 #: Variables that lead a Python to packages of another one.
 _OF_PYTHON = frozenset(("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"))
 
+#: Variables of the worker's login, of which a job of another account gets that account's or none.
+OF_LOGIN = frozenset(("HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "XDG_RUNTIME_DIR"))
+
 #: Variables that the job or its queue may override. Without this one Python writes to a pipe or a file a block at a
 #: time: a job that prints little would show nothing for long, and a stopped one nothing at all.
 _UNLESS_SUBMITTED = {"PYTHONUNBUFFERED": "1"}

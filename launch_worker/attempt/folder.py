@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import re
+import stat
 import time
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder
 from launch_worker.outputs import outgoing
+from launch_worker.runners.process.accounts import Account
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.talk_folder import TALK
 from launch_worker.untrusted.removal import remove_tree
@@ -79,6 +81,8 @@ class AttemptFolder:
         self.root = os.fspath(path)
         self._reusable = reusable
         self._reused: ReusableFolder | None = None
+        #: The job's account; None for the worker's own user.
+        self._account: Account | None = None
         self._made_s = -math.inf
         #: Bytes in the configuration's file, at most.
         self._config_bytes = 0
@@ -136,11 +140,15 @@ class AttemptFolder:
             self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
         return self._is_container
 
-    def make(self, *, for_process: bool = True) -> None:
-        """Make the folder, and that of its talk. Raises OSError."""
+    def make(self, *, for_process: bool = True, account: Account | None = None) -> None:
+        """Make the folder, and that of its talk; `account` is the job's, where it has another one. Raises OSError."""
         self._is_container = False
         self._has_outputs = False
         self._made_s = time.monotonic()
+        self._account = account
+        if account is not None:
+            # A folder that a job of one account has had is not another one's.
+            self._reusable = None
         if for_process and self._reusable is not None:
             self._reused = self._reusable.take(self.root)
             if self._reused is not None:
@@ -153,6 +161,37 @@ class AttemptFolder:
             os.makedirs(os.path.dirname(self.root), exist_ok=True)
             os.mkdir(self.root, 0o700)
         os.mkdir(f"{self.root}/{TALK}", 0o700)
+        if account is not None:
+            self._open_to(account)
+            self.give(f"{self.root}/{TALK}")
+
+    def _open_to(self, account: Account) -> None:
+        """Let an account come to its folders in this one, which stays the worker's: it can neither list nor change it.
+
+        Raises OSError.
+        """
+        os.chown(self.root, -1, account.gid)
+        os.chmod(self.root, 0o710)
+        _let_through(*self.path.parents[:4])
+
+    def show_environment(self, path: str) -> None:
+        """Let the job's account come to its Python environment, which stays the worker's. Raises OSError."""
+        if self._account is not None:
+            work_dir = self.path.parents[3]
+            _let_through(*(folder for folder in Path(path).parents if work_dir in folder.parents))
+
+    def give(self, path: str) -> None:
+        """Give a file or a folder, with all in it, to the job's account, where it has another one. Raises OSError.
+
+        To be called before the job has begun: nobody else may put links into the folder meanwhile.
+        """
+        account = self._account
+        if account is None:
+            return
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.chown(f"{folder}/{name}", account.uid, account.gid, follow_symlinks=False)
 
     @property
     def is_disk_short(self) -> bool:
@@ -163,6 +202,7 @@ class AttemptFolder:
         """Make the working folder of a job that asked for none; returns its path. Raises OSError."""
         path = f"{self.root}/{WORK}"
         os.mkdir(path)
+        self.give(path)
         self._has_work = True
         return path
 
@@ -171,7 +211,11 @@ class AttemptFolder:
         self._has_outputs = True
         if self._reused is not None and self._reused.outputs:
             return outgoing.choose_outputs(self.root, patterns)
-        return outgoing.make_outputs(self.root, patterns)
+        path = outgoing.make_outputs(self.root, patterns)
+        if self._account is not None:
+            os.chmod(os.path.dirname(path), 0o711)  # below a folder that lets no other account in
+            self.give(path)
+        return path
 
     def outputs_of_container(self, patterns: tuple[str, ...]) -> Path:
         """The folder for a copy of the outputs of a container, which another worker may have made. Raises OSError."""
@@ -202,6 +246,7 @@ class AttemptFolder:
         """Make the folder of the job's checkpoints; returns its path. Raises OSError."""
         path = f"{self.root}/{CHECKPOINT}"
         os.mkdir(path, 0o700)
+        self.give(path)
         self._has_checkpoint = True
         return path
 
@@ -210,7 +255,7 @@ class AttemptFolder:
         path = f"{self.root}/{CONFIG}"
         old_bytes, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
         # Not O_TRUNC: to free the old content's block, and to take one again, costs more than all the rest.
-        fd = os.open(path, _WRITE, 0o666)
+        fd = os.open(path, _WRITE, 0o600)
         try:
             if old_bytes > len(data):
                 os.ftruncate(fd, len(data))
@@ -218,13 +263,14 @@ class AttemptFolder:
         finally:
             os.close(fd)
         self._config_bytes = len(data)
+        self.give(path)
         return path
 
     def write(self, name: str, data: bytes) -> str:
         """Write another file, which no process reads yet; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
         self._more.add(name)
-        fd = os.open(path, _WRITE | os.O_TRUNC, 0o666)
+        fd = os.open(path, _WRITE | os.O_TRUNC, 0o600)
         try:
             _write(fd, data)
         finally:
@@ -390,6 +436,14 @@ class AttemptFolder:
         with contextlib.suppress(OSError):
             undeleted.mkdir(mode=0o700, exist_ok=True)
             os.rename(self.root, undeleted / self.path.name)
+
+
+def _let_through(*folders: Path) -> None:
+    """Let every account pass through folders, which it cannot list. Raises OSError."""
+    for folder in folders:
+        mode = stat.S_IMODE(os.stat(folder).st_mode)
+        if mode & 0o011 != 0o011:
+            os.chmod(folder, mode | 0o011)
 
 
 def _write(fd: int, data: bytes) -> None:

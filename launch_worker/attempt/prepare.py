@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
-from launch_worker.attempt.environment import container_environment, in_environment, job_environment
+from launch_worker.attempt.environment import OF_LOGIN, container_environment, in_environment, job_environment
 from launch_worker.attempt.folder import CHECKPOINT, WORK
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.kept_folders import OUTPUTS, keeper_of_container, kept_folders
@@ -32,11 +32,12 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.signals import number_of
 from launch_worker.model.spec import RunSpec
-from launch_worker.queues.confinement import Demands
+from launch_worker.queues.confinement import Demands, Limits
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
+from launch_worker.runners.process.accounts import find_account
 from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.talk_folder import TALK
 from launch_worker.settings import Settings
@@ -80,8 +81,11 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
         raise UnenforcedError(f"queue {attempt.record.queue} is not served by this worker: {why}")
     if attempt.spec.secrets:
         open_secrets(attempt, context)
-    folder = attempt.folder
-    folder.make(for_process=plan is None)
+    folder, demands = attempt.folder, config.demands
+    if plan is None and demands.run_as:
+        attempt.account = find_account(demands.account_of(attempt.record.user))
+    attempt.builds_packages = not (demands.run_as or demands.sandbox)
+    folder.make(for_process=plan is None, account=attempt.account)
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
@@ -139,7 +143,7 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
         from launch_worker.attempt.inputs import fetch_inputs
 
         enter("fetch", f"fetching {', '.join(spec.inputs[:3])}")
-        fetch_inputs(attempt, context, patience)
+        attempt.folder.give(str(fetch_inputs(attempt, context, patience)))
         enter("start", "")
     if not (spec.uri or spec.upload):
         return None
@@ -154,6 +158,7 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
         patience=patience,
         check_url=_queue_config(attempt.record.queue_config).check_git_url,
     )
+    attempt.folder.give(str(code))
     attempt.record = replace(attempt.record, commit=commit)
     enter("start", "")
     return code
@@ -175,9 +180,12 @@ def build(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
         return
     settings, hold = context.settings, attempt.folder.keep_environment
     patience = replace(patience, what="the environment")
-    environments = Environments(settings, os.environ)
+    # The builds of packages are the worker's processes: they would be confined less than the job.
+    worker_env = os.environ if attempt.builds_packages else {**os.environ, "UV_NO_BUILD": "1"}
+    environments = Environments(settings, worker_env)
     attempt.environment = environments.find(wanted, hold=hold, patience=patience)
     if attempt.environment:
+        attempt.folder.show_environment(attempt.environment)
         return
     from launch_worker.code.uv import Uv, find_uv, no_uv
 
@@ -193,13 +201,14 @@ def build(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
             program,
             environments.cache,
             patience,
-            os.environ,
+            worker_env,
             marks={"LAUNCH_RUN_ID": record.id, "LAUNCH_TOKEN": str(record.token)},
             on_line=lambda line: output.write(f"{line}\n".encode()),
         )
         attempt.environment = environments.make(wanted, uv, hold=hold)
     finally:
         output.close()
+    attempt.folder.show_environment(attempt.environment)
     enter("start", "")
 
 
@@ -207,11 +216,11 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
-        attempt.folder.write(ARGS_FILE, _arguments(spec))
+        attempt.folder.give(attempt.folder.write(ARGS_FILE, _arguments(spec)))
     env = job_environment(
         record,
         spec,
-        worker_env=os.environ,
+        worker_env=_worker_env(attempt),
         settings=context.settings,
         config_path=config_path,
     )
@@ -238,6 +247,14 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
     )
 
 
+def _worker_env(attempt: Attempt) -> Mapping[str, str]:
+    """The environment of which a process gets a part: the worker's, with the login of the job's account."""
+    if attempt.account is None:
+        return os.environ
+    env = {name: value for name, value in os.environ.items() if name not in OF_LOGIN}
+    return env | attempt.account.variables
+
+
 def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
     """How the job's processes are confined, as its queue asks."""
     root = os.path.realpath(attempt.folder.root)
@@ -245,8 +262,8 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
     return Confinement(
         demands.sandbox,
         context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
-        demands.account_of(attempt.record.user),
-        demands.limits,
+        attempt.account,
+        _limits(attempt, demands),
         hidden=tuple(_hidden(context.settings)),
         # What it may not write is in the folder too: how it ended, whose it is.
         readable=tuple(filter(None, (root, attempt.environment))),
@@ -268,6 +285,18 @@ def _hidden(settings: Settings) -> Iterator[str]:
     found = re.fullmatch(r"(?:redis\+)?(?:unix|socket)://(?:[^/@]*@)?(/[^?]*).*", settings.redis_url)
     if found:
         yield os.path.realpath(unquote(found[1]))
+
+
+def _limits(attempt: Attempt, demands: Demands) -> Limits:
+    """The limits of the queue, where it has some, and within them what the run asked for itself."""
+    if not demands.limits:
+        return demands.limits
+    needs, limits = parse_needs(attempt.record.needs), demands.limits
+    return replace(
+        limits,
+        memory=min(filter(None, (needs.memory, limits.memory)), default=0),
+        millicores=min(filter(None, (needs.millicores, limits.millicores)), default=0),
+    )
 
 
 def ending_of(spec: RunSpec) -> Ending:

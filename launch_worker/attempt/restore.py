@@ -126,6 +126,7 @@ def _restore(
     pieces = sum(-(-file.size // PIECE_BYTES) for file in manifest.files)
     fetched = _Fetched(patience, pieces, lambda share: enter("fetch", f"{said}, {share} %"))
     patience.await_thread(lambda: checkpoints.restore(stored, manifest, keeper.folder, check=fetched.check))
+    attempt.folder.give(str(keeper.folder))
     keeper.note_restored(manifest, place.number)
     log.info("checkpoint.restored run=%s attempt=%d from=%d.%d", record.id, record.attempt, *place)
     enter("start", "")

@@ -201,7 +201,7 @@ class Talk:
         """The file, if the job has made it by now. Raises OSError."""
         if self._file is None and not self._closed and os.access(self._name, os.F_OK):
             with opened_talk(self._folder) as talk:
-                self._file = OutputFile(f"/proc/self/fd/{talk}/{TO_WORKER}", make=False)
+                self._file = OutputFile(f"/proc/self/fd/{talk}/{TO_WORKER}", make=False, other_names=False)
         return None if self._closed else self._file
 
     def _take_lines(self, data: bytes) -> list[Word]:

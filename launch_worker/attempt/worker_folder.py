@@ -105,7 +105,8 @@ class WorkerFolder:
     def take(self) -> bool:
         """Lock the folder; returns False when another process holds the lock."""
         try:
-            lock = self.lock_path.open("a")
+            # Who may open it can lock it.
+            lock = os.fdopen(os.open(self.lock_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a")
         except OSError:
             return False
         try:

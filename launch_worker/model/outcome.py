@@ -79,10 +79,12 @@ def with_full_disk(outcome: Outcome) -> Outcome:
 
 
 def with_out_of_memory(outcome: Outcome) -> Outcome:
-    """The same end of a job that the kernel has ended because there was too little memory."""
-    if outcome.state is not RunState.FAILED or (outcome.signal != "SIGKILL" and outcome.exit_code != _SHELL_SIGKILL):
+    """The same end of a job of which the kernel has ended a process, perhaps the main one, for want of memory."""
+    if outcome.state is not RunState.FAILED or outcome.late_exit or outcome.preempted:
         return outcome  # the job had said before how it ends, or something else was asked of it
-    text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
+    was_main = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
+    what = "it" if was_main else "a process of it"
+    text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended {what})"
     message = outcome.message.replace(outcome.reason, text)
     return replace(outcome, reason=text, message=message, cause=outcome.cause or "oom")
 

@@ -146,9 +146,12 @@ class _Scanner:
         self._files = min(bounds.max_files, MAX_FILES)
         self._looks = _LOOKS * self._files
         self._bytes = 0
+        #: User whose folder it is.
+        self._owner = os.geteuid()
         self._found = Scan()
 
     def scan(self, folder: int) -> Scan:
+        self._owner = os.fstat(folder).st_uid
         self._look(folder, "", 0)
         return self._found
 
@@ -185,11 +188,16 @@ class _Scanner:
         if stat.S_ISLNK(facts.st_mode):
             self._link(Link(path, os.readlink(name, dir_fd=folder)))
             return
-        why = why_no_path(path) or _why_no_file(facts.st_mode)
+        why = why_no_path(path) or _why_no_file(facts.st_mode) or self._why_not_theirs(facts)
         if why:
             self._found.leave_out(path, why)
         elif self._wanted(path):
             self._keep(_found(path, facts))
+
+    def _why_not_theirs(self, facts: os.stat_result) -> str:
+        """Why a file is left out of another account's folder: it may have linked what only this process can read."""
+        is_theirs = self._owner in (facts.st_uid, os.geteuid())
+        return "" if is_theirs else "it belongs to another user"
 
     def _link(self, link: Link) -> None:
         if why_no_link(link):

@@ -80,9 +80,15 @@ def bytes_in(pipe: int) -> int:
 class OutputFile:
     """A plain file for reading. Freed parts read as zeros; `first_kept` finds their end."""
 
-    def __init__(self, path: str | os.PathLike[str], *, make: bool = True) -> None:
-        """`make`: create a missing file. Raises OSError, also where a job has put something in the file's place."""
+    def __init__(self, path: str | os.PathLike[str], *, make: bool = True, other_names: bool = True) -> None:
+        """`make`: create a missing file; `other_names`: it may have some, as a file of another user that is linked.
+
+        Raises OSError, also where a job has put something in the file's place.
+        """
         self._fd = _open(os.fspath(path), make=make)
+        if not other_names and os.fstat(self._fd).st_nlink > 1:
+            self.close()
+            raise OSError(errno.EMLINK, "it has another name too", os.fspath(path))
 
     @property
     def closed(self) -> bool:
@@ -367,7 +373,7 @@ _AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def _open(path: str, *, make: bool) -> int:
-    fd = os.open(path, os.O_RDWR | _AS_IT_IS | (os.O_CREAT if make else 0), 0o666)
+    fd = os.open(path, os.O_RDWR | _AS_IT_IS | (os.O_CREAT if make else 0), 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is no plain file", path)

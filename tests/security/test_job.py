@@ -218,7 +218,7 @@ def test_what_a_job_can_do_is_what_its_layer_leaves_it(site: Site, accounts: Non
 
 def why_not(layer: Layer) -> str:
     """Why this machine does not have the layer; '' where it has."""
-    layers = Layers(bwrap=layer.env.get("LAUNCH_BWRAP", ""))
+    layers = Layers(Path("/"), bwrap=layer.env.get("LAUNCH_BWRAP", ""))
     return layers.why_not(QueueConfig(**layer.settings).demands) if layer.settings else ""
 
 

@@ -56,6 +56,19 @@ class Part:
         self.process.wait()
 
 
+#: Account of the jobs of all queues; '' for the worker's own user. The main path is run with another one too.
+RUN_AS = os.environ.get("LAUNCH_TEST_RUN_AS", "")
+
+
+def open_to_jobs(folder: Path) -> None:
+    """Let jobs of another account write into a test's folder, as they could if they were the worker's user's."""
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    folder.chmod(0o1777)
+    os.umask(0)
+
+
 class Cluster:
     """The launch system of one test: a Redis, a folder, and the processes that the test starts."""
 
@@ -95,6 +108,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=0o022,
             )
         part = Part(process, log_path)
         self.parts.append(part)
@@ -113,6 +127,10 @@ class Cluster:
         by: Callable[..., list[str]] = lambda *argv: list(argv),
     ) -> Part:
         """Start a worker, and wait until it takes runs (unless `wait` is False)."""
+        if RUN_AS:
+            known = {queue.name for queue in self.api.queues()}
+            for queue in queues.split(","):
+                (self.api.set_queue if queue in known else self.api.create_queue)(queue, run_as=RUN_AS)
         part = self.celery(
             *("worker", "-Q", queues, "-c", str(slots), "-n", f"{name}@%h", "--loglevel", "INFO", *arguments),
             name=name,
@@ -217,6 +235,8 @@ def server_for_all(redis_server: RedisServer, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def cluster(redis_url: str, tmp_path: Path, door: str, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
+    if RUN_AS:
+        open_to_jobs(tmp_path)
     if door == "http":
         server = request.getfixturevalue("server_for_all")
         # Redis' own address is one where nobody listens.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch_worker.errors import StartError
 from launch_worker.queues.confinement import NO_LIMITS, Limits
+from launch_worker.runners.process.accounts import Account
 from launch_worker.runners.process.devices import nodes_of
 from launch_worker.runners.process.landlock import Rules
 from launch_worker.runners.process.spawn import check_program, explain_refusal
@@ -32,8 +33,8 @@ class Confinement:
     sandbox: str = ""
     #: Path of bubblewrap, which makes the sandbox; '' where Landlock does.
     bubblewrap: str = ""
-    #: Account of the processes; '' for the worker's own.
-    user: str = ""
+    #: Account of the processes; None for the worker's own.
+    account: Account | None = None
     limits: Limits = NO_LIMITS
     #: Folders and sockets of which a job in a sandbox sees nothing but what is named below.
     hidden: tuple[str, ...] = ()
@@ -53,8 +54,9 @@ class Confinement:
 
         Raises StartError.
         """
+        more = {"confined": self._in_guard} if self.account or self.limits else {}
         if not self.sandbox:
-            return list(argv), dict(env), {}
+            return list(argv), dict(env), more
         inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
         if not self.bubblewrap:
             rules = Rules(
@@ -63,7 +65,7 @@ class Confinement:
                 writable=[*self.own, *self.writable],
                 devices=nodes_of(self.gpus),
             )
-            return list(argv), inside, {"landlock": rules}
+            return list(argv), inside, more | {"landlock": rules}
         if self.gpus and all(gpu.isdigit() for gpu in self.gpus):
             # The driver numbers anew those that it can open.
             inside["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(self.gpus))))
@@ -76,7 +78,7 @@ class Confinement:
         except (OSError, ValueError) as error:
             fault = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
             raise StartError(explain_refusal(error, "".join(argv[:1]), cwd), worker_fault=fault) from None
-        return [*self._wrap(cwd), "--", *argv], inside, {"sandboxed": True}
+        return [*self._wrap(cwd), "--", *argv], inside, more | {"sandboxed": True}
 
     def _wrap(self, cwd: str) -> list[str]:
         """The command of bubblewrap. Later mounts hide earlier ones."""
@@ -112,6 +114,16 @@ class Confinement:
             if os.path.isdir(path):
                 words += ["--remount-ro", path]
         return [*words, "--chdir", cwd]
+
+    @property
+    def _in_guard(self) -> dict[str, Any]:
+        """What the guard does of it (`protocol`)."""
+        account = self.account
+        return {
+            "limits": asdict(self.limits),
+            "user": None if account is None else [account.uid, account.gid, account.groups],
+            "account": "" if account is None else account.name,
+        }
 
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:

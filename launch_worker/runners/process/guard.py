@@ -20,7 +20,9 @@ from typing import Any
 from launch_worker.clock import boot_time_s
 from launch_worker.runners.output import Piped, make_pipe, open_for_printing
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.confined_spawn import User, spawn_confined
 from launch_worker.runners.process.container_leases import ContainerLeases
+from launch_worker.runners.process.control_groups import find_group
 from launch_worker.runners.process.descriptors import NOT_BROUGHT, came_with, pipe_in
 from launch_worker.runners.process.direct_channel import DirectChannelEnd
 from launch_worker.runners.process.exits import ExitFile
@@ -103,6 +105,7 @@ class Guard:
     def run(self) -> None:
         while self.jobs or self._containers or not self.worker.is_over:
             self._failsafe.call("a turn", self._turn)
+        self.jobs.close()
 
     def _turn(self) -> None:
         self._wait()
@@ -235,12 +238,14 @@ class Guard:
         oom_kills: int | None = None,
         sandboxed: bool = False,
         landlock: Rules | None = None,
+        confined: dict[str, Any] | None = None,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
         if key in self.jobs.by_key:
             raise ValueError(f"there is a job {key} already")
-        pipe, printing = -1, -1
+        pipe, printing, group, pid = -1, -1, None, 0
+        folder = folder or os.path.dirname(log)
         try:
             pipe = pipe_in(came) if piped else make_pipe()
             if min(start_by, lease[0] if lease else math.inf) <= boot_time_s():
@@ -248,19 +253,31 @@ class Guard:
                 raise OSError(errno.ETIME, "its lease is over")
             printing = open_for_printing(pipe)
             marked = tree.marks(env)
+            if confined is not None:
+                group = self.jobs.make_group(os.path.basename(folder), confined["limits"])
             with tree.carrying(marked):
-                pid = spawn(argv, env=env, cwd=cwd, output=printing, landlock=landlock)
+                if confined is None:
+                    pid = spawn(argv, env=env, cwd=cwd, output=printing, landlock=landlock)
+                else:
+                    user = confined["user"] and User(*confined["user"])
+                    pid = spawn_confined(
+                        argv, env=env, cwd=cwd, output=printing, group=group, user=user, landlock=landlock
+                    )
         except Exception as error:  # noqa: BLE001 (whatever it is: who ordered it waits for an answer)
             if pipe >= 0:
                 os.close(pipe)
             number = error.errno if isinstance(error, OSError) else None
-            reason = explain_refusal(error, "".join(argv[:1]), cwd)
+            who = "" if confined is None else confined["account"]
+            reason = explain_refusal(error, "".join(argv[:1]), cwd, user=who)
             self.worker.answer(channel, "refused", key, error=reason, errno=number)
             return
         finally:
             if printing >= 0:
                 os.close(printing)
-        job = GuardedJob(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
+            if not pid and group is not None:
+                self.jobs.remove_group(group)
+        job = GuardedJob(key, marked, grace_s, lease, pid=pid, folder=folder)
+        job.group = group
         job.output = Piped(pipe, log, limit_bytes=log_bytes)
         job.stop_signal, job.stops_main = stop_signal, stops_main
         job.oom_kills = oom_kills
@@ -308,6 +325,7 @@ class Guard:
                 self._outputs.follow(job)
         job.is_adopted = True
         job.is_sandboxed = sandboxed
+        job.group = find_group(job.attempt)
         job.stop_signal, job.stops_main = stop_signal, stops_main
         job.oom_kills = oom_kills
         job.main = ProcessId(pid, start)

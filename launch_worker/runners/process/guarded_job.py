@@ -11,6 +11,7 @@ import signal
 
 from launch_worker.runners.output import Piped
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.control_groups import Group
 from launch_worker.runners.process.direct_channel import DirectChannelEnd
 from launch_worker.runners.process.reaped import Reaped
 from launch_worker.runners.process.tree import ProcessId
@@ -35,6 +36,8 @@ class GuardedJob:
         self._main: ProcessId | None = None
         #: Folder of the attempt.
         self.folder = folder
+        #: Control group of its processes; None for a job that has none of its own.
+        self.group: Group | None = None
         #: None where the job prints straight into its file: a guard of an older release started it.
         self.output: Piped | None = None
         #: Boot time at which output is moved again; None while nothing is to be moved.

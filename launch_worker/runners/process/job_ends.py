@@ -138,8 +138,10 @@ class JobEnds:
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
         if said is not None and not job.ended_by:
-            # By the exit code of a sandbox's monitor: the killed process is another one, as under a shell.
-            job.is_out_of_memory = oom.has_ended(job.pid, said, kills_before=job.oom_kills)
+            # In a group of its own a child may have been killed, for want of which the job has failed. Without one, by
+            # the exit code of a sandbox's monitor, the killed process is another one, as under a shell.
+            is_in_group = said != 0 and job.group is not None and job.group.oom_kills() > 0
+            job.is_out_of_memory = is_in_group or oom.has_ended(job.pid, said, kills_before=job.oom_kills)
         if status is not None and self._exits is not None:
             was_full = job.output is not None and job.output.disk_was_full
             exited = Exit(status, job.ended_by, job.look_at, job.used, was_full, job.is_out_of_memory)
@@ -258,6 +260,9 @@ class JobEnds:
         for process in living:
             if self._send(job, process, signal.SIGKILL):
                 job.signalled.add(process)
+        if job.group is not None and job.group.kill():
+            job.foreign.clear()
+            return
         # The processes that those had just started come to this guard as their parents end, and are killed at once:
         # processes that fork and exit all the time are gone before the next look finds them.
         for _ in range(ROUNDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from launch_worker.runners.process import reaped, tree
+from launch_worker.runners.process.control_groups import Group, make_group, remove_soon
 from launch_worker.runners.process.guarded_job import GuardedJob
 from launch_worker.runners.process.tree import ProcessId
 
@@ -26,6 +27,8 @@ class JobTable:
         #: Jobs by the pids of orphans, until those are reaped.
         self._owners: dict[int, GuardedJob] = {}
         self._children = tree.Children()
+        #: Groups of jobs that are gone, with which the kernel was not done yet.
+        self._left_groups: list[Group] = []
 
     def __len__(self) -> int:
         return len(self.by_key)
@@ -43,6 +46,22 @@ class JobTable:
         del self.by_key[job.key]
         if self._by_cookie.get(job.cookie) is job:
             del self._by_cookie[job.cookie]
+        if job.group is not None:
+            self.remove_group(job.group)
+
+    def make_group(self, attempt: str, limits: dict[str, int]) -> Group | None:
+        """Make the control group of an attempt's job; None where this process can make none. Raises OSError."""
+        self._left_groups = [group for group in self._left_groups if not group.remove()]
+        return make_group(attempt, limits)
+
+    def remove_group(self, group: Group) -> None:
+        """Delete the control group of a job that is gone, now or later."""
+        if not group.remove():
+            self._left_groups.append(group)
+
+    def close(self) -> None:
+        """Delete the control groups that are left of jobs that are gone."""
+        remove_soon(self._left_groups)
 
     def note_reaped(self, pid: int) -> None:
         self._owners.pop(pid, None)
@@ -65,10 +84,11 @@ class JobTable:
     def living_of(self, job: GuardedJob) -> list[ProcessId]:
         """The living processes of a job. An empty list for a job that has exited is certain."""
         orphans = self.orphans_of(job) if job.has_exited else None
-        if orphans is not None and not orphans and not job.is_adopted:
+        grouped = [] if job.group is None else job.group.living()
+        if orphans is not None and not orphans and not grouped and not job.is_adopted:
             return []
         living = tree.members(job.main, marked=job.marked, known=job.seen, spare={self.worker_pid})
-        living += [process for process in orphans or () if process not in living]
+        living += [process for process in (*(orphans or ()), *grouped) if process not in living]
         job.seen.update(living)
         return living
 
@@ -136,7 +156,8 @@ class JobTable:
             return None
         entries = tree.environ(pid)
         for job in self.by_key.values():
-            if found.id in job.seen or set(job.marked) <= entries:
+            is_grouped = job.group is not None and found.id in job.group.living()
+            if is_grouped or found.id in job.seen or set(job.marked) <= entries:
                 return job
             leader = tree.look_up(job.pid) if found.session == job.pid else None
             # The pid of a main process that has ended may be another's by now, and that one lead a session too.

@@ -66,7 +66,7 @@ def confined(rules: Rules, start: Callable[[], int]) -> int:
 
     def run() -> None:
         try:
-            _restrict(rules)
+            restrict(rules)
             ended.append(start())
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             ended.append(error)
@@ -80,7 +80,7 @@ def confined(rules: Rules, start: Callable[[], int]) -> int:
     return answer
 
 
-def _restrict(rules: Rules) -> None:
+def restrict(rules: Rules) -> None:
     """Confine this thread, for good. Raises OSError."""
     attributes = _RULESET.pack(_ALL, 0, _SCOPES)
     hidden = tuple(rules["hidden"])

@@ -7,25 +7,34 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from launch_worker.errors import StartGivenUpError
-from launch_worker.queues.confinement import Demands
+from launch_worker.errors import InputError, StartGivenUpError
+from launch_worker.queues.confinement import SUBMITTER, Demands, Limits
 from launch_worker.runners.process import child, landlock
+from launch_worker.runners.process.accounts import Account, find_account, why_no_other_user
 from launch_worker.runners.process.child import Bounds
+from launch_worker.runners.process.control_groups import hierarchies, make_group, remove_soon
 
 #: Seconds that a trial of bubblewrap may take.
 _TRIAL_S = 10.0
 _WORDS = 200
+#: Seconds until accounts are looked at again: an admin may have made one meanwhile.
+_AGAIN_S = 30.0
 
 
 class Layers:
     """What this machine can confine processes by. Thread-safe."""
 
-    def __init__(self, *, bwrap: str = "") -> None:
+    def __init__(self, work_dir: Path, *, bwrap: str = "") -> None:
         """`bwrap`: the program bubblewrap; '' for the one on PATH."""
+        self._work_dir = work_dir
         self._named = bwrap
+        #: Monotonic time until which the answer holds, and the answer, by what was asked for.
+        self._accounts: dict[Demands, tuple[float, str]] = {}
+        self._limits: dict[Limits, str] = {}
         self._trying = threading.Lock()
         #: Reason why bubblewrap cannot make a sandbox, by its name, for those that were tried; '' where it can.
         self._why_no_bubblewrap: dict[str, str] = {}
@@ -38,14 +47,20 @@ class Layers:
         if demands.run_as:
             whys.append(self._why_no_accounts(demands))
         if demands.limits:
-            whys.append(self._why_no_limits(demands))
+            whys.append(self._why_no_limits(demands.limits))
         return " and ".join(filter(None, whys))
 
     def describe(self) -> list[str]:
         """The layers that were found, for people; those that nobody asked for are not among them."""
-        if not self._why_no_bubblewrap:
-            return []
-        return ["bubblewrap"] if "" in self._why_no_bubblewrap.values() else ["landlock"] * self._has_landlock
+        limits = any(not why for why in self._limits.values())
+        accounts = any(not why for _, why in self._accounts.values())
+        where = hierarchies()
+        versions = [*(["v2"] if where.v2 else []), *(["v1"] if where.v1 else [])] if limits else []
+        found = []
+        if self._why_no_bubblewrap:
+            found = ["bubblewrap"] if "" in self._why_no_bubblewrap.values() else ["landlock"] * self._has_landlock
+        found += [f"limits (cgroup {' and '.join(versions)})"] if limits else []
+        return found + (["run_as"] if accounts else [])
 
     def bubblewrap(self, sandbox: str) -> str:
         """The path of bubblewrap where that makes this sandbox; '' where Landlock does."""
@@ -94,10 +109,42 @@ class Layers:
         return f"bubblewrap cannot start there ({said[:_WORDS] or f'exit code {ended.status}'})"
 
     def _why_no_accounts(self, demands: Demands) -> str:
-        return "this release starts no process as another user"
+        until, why = self._accounts.get(demands, (0.0, ""))
+        if time.monotonic() >= until:
+            why = why_no_other_user() or self._why_not_as(demands)
+            self._accounts[demands] = (time.monotonic() + _AGAIN_S, why)
+        return why
 
-    def _why_no_limits(self, demands: Demands) -> str:
-        return "this release has no limits for processes"
+    def _why_not_as(self, demands: Demands) -> str:
+        names = [account for _, account in demands.accounts] if demands.run_as == SUBMITTER else [demands.run_as]
+        for name in dict.fromkeys(names):
+            try:
+                why = _why_not_in(self._work_dir, find_account(name))
+            except InputError as error:
+                why = str(error)
+            if why:
+                return why
+        return ""
+
+    def _why_no_limits(self, limits: Limits) -> str:
+        if limits not in self._limits:
+            self._limits[limits] = _try_limits(limits)
+        return self._limits[limits]
+
+
+def _try_limits(limits: Limits) -> str:
+    """Make a group with these limits, and delete it; returns why that did not go, as a clause."""
+    wanted = asdict(limits)
+    why = hierarchies().why_not(wanted)
+    if why:
+        return why
+    try:
+        group = make_group(f"probe.{os.getpid()}.{time.monotonic_ns()}", wanted)
+    except OSError as error:
+        return f"no control group can be made: {error}"
+    if group is not None:
+        remove_soon([group])
+    return ""
 
 
 def _deadline(seconds: float) -> Callable[[], None]:
@@ -109,3 +156,13 @@ def _deadline(seconds: float) -> Callable[[], None]:
             raise StartGivenUpError(f"it took more than {seconds:.0f} s")
 
     return check
+
+
+def _why_not_in(work_dir: Path, account: Account) -> str:
+    """Why an account cannot come to its jobs' folders below this one; '' where it can."""
+    for folder in reversed(work_dir.absolute().parents):
+        found = folder.stat()
+        bit = 0o100 if found.st_uid == account.uid else 0o010 if found.st_gid in account.groups else 0o001
+        if not found.st_mode & bit:
+            return f"account {account.name!r} may not enter {folder}, below which LAUNCH_WORK_DIR is"
+    return ""

@@ -141,7 +141,7 @@ class ProcessRunner:
         }
         self.guard.await_hello()
         if not more.keys() <= set(self.guard.knows):
-            raise StartError("the guard of this worker is of a release that has no sandboxes; start the worker anew")
+            raise StartError("the guard of this worker is of a release that cannot confine jobs so; start it anew")
         handle = JobHandle(key, order, events, self, lease=lease, start_by=start_by, ending=ending)
         if "pipes" in self.guard.knows:
             handle.pipe = make_pipe()

@@ -28,7 +28,7 @@ def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int, lan
     try:
         os.chdir(cwd)
         if landlock is not None:
-            _no_input()
+            no_input()
             return confined(landlock, lambda: _start(argv, env, output))
         return _start(argv, env, output)
     finally:
@@ -41,7 +41,7 @@ def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
         raise ValueError("it is empty")
     refusal: OSError | None = None
     passed: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
-    for path in _candidates(argv[0], env):
+    for path in candidates(argv[0], env):
         try:
             return _spawn(path, argv, env, output)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -60,7 +60,7 @@ def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> N
     if not os.access(cwd, os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), cwd)
     refusal: OSError | None = None
-    for candidate in _candidates(argv[0], env, cwd):
+    for candidate in candidates(argv[0], env, cwd):
         path = os.path.join(cwd, candidate)
         if not os.path.exists(path):
             continue
@@ -82,8 +82,11 @@ def _interpreter(path: str) -> str:
     return os.fsdecode(named[0]) if words.startswith(b"#!") and named else path
 
 
-def _candidates(program: str, env: Mapping[str, str], cwd: str = "") -> Iterator[str]:
-    """The paths at which a program may be; `cwd` is where relative ones begin, '' for this process's folder."""
+def candidates(program: str, env: Mapping[str, str], cwd: str = "") -> Iterator[str]:
+    """The paths at which a program may be; `cwd` is where relative ones begin, '' for this process's folder.
+
+    Raises PermissionError for an empty name.
+    """
     if not program:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
     if "/" in program:
@@ -97,7 +100,8 @@ def _candidates(program: str, env: Mapping[str, str], cwd: str = "") -> Iterator
 
 
 @functools.cache
-def _no_input() -> int:
+def no_input() -> int:
+    """A descriptor from which nothing can be read."""
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -107,7 +111,7 @@ def _posix_spawn(path: str, argv: list[str], env: Mapping[str, str], output: int
         argv,
         env,
         file_actions=(
-            (os.POSIX_SPAWN_DUP2, _no_input(), 0),
+            (os.POSIX_SPAWN_DUP2, no_input(), 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
         ),
@@ -119,7 +123,7 @@ def _posix_spawn(path: str, argv: list[str], env: Mapping[str, str], output: int
 
 def _popen(path: str, argv: list[str], env: Mapping[str, str], output: int) -> int:
     process = subprocess.Popen(
-        argv, executable=path, env=env, stdin=_no_input(), stdout=output, stderr=output, start_new_session=True
+        argv, executable=path, env=env, stdin=no_input(), stdout=output, stderr=output, start_new_session=True
     )
     process.returncode = 0  # its parent reaps it, not Popen
     return process.pid
@@ -133,8 +137,8 @@ def _spawn(path: str, argv: list[str], env: Mapping[str, str], output: int) -> i
         return _popen(path, argv, env, output)
 
 
-def explain_refusal(error: Exception, program: str, cwd: str) -> str:
-    """Say, in a sentence for people, why `spawn` has raised."""
+def explain_refusal(error: Exception, program: str, cwd: str, *, user: str = "") -> str:
+    """Say, in a sentence for people, why `spawn` has raised; `user` is the process's, where it has another one."""
     if isinstance(error, FileNotFoundError):
         if not os.path.isdir(cwd):
             return f"working directory {cwd!r} does not exist on this worker"
@@ -143,9 +147,10 @@ def explain_refusal(error: Exception, program: str, cwd: str) -> str:
         return f"command {program!r} was not found on this worker"
     if isinstance(error, NotADirectoryError):
         return f"working directory {cwd!r} or a part of {program!r} is not a directory"
-    if isinstance(error, PermissionError):
-        if not os.access(cwd, os.X_OK):
-            return f"working directory {cwd!r} may not be entered by the worker's user"
+    if isinstance(error, PermissionError) and error.filename is not None:
+        if error.filename == cwd or not os.access(cwd, os.X_OK):
+            who = user or "the worker's user"
+            return f"working directory {cwd!r} may not be entered by {who}"
         return f"command {program!r} is not executable (permission denied)"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"command {program!r} could not be started: {reason}"

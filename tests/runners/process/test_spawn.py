@@ -142,4 +142,4 @@ def test_descriptors_do_not_pile_up(run: Run) -> None:
         with pytest.raises(FileNotFoundError):
             run("no-such-command")
     assert len(os.listdir("/proc/self/fd")) == before
-    assert module._no_input() == module._no_input()
+    assert module.no_input() == module.no_input()

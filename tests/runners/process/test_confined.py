@@ -1,0 +1,265 @@
+"""Jobs in control groups of their own, and as other users: what they may take, and that none of them stays."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import queue
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from launch_worker.errors import InputError, StartError
+from launch_worker.ids import new_run_id
+from launch_worker.queues.confinement import NO_LIMITS, Limits
+from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.accounts import Account, find_account, why_no_other_user
+from launch_worker.runners.process.confinement import Confinement
+from launch_worker.runners.process.control_groups import (
+    Group,
+    Hierarchies,
+    end_group,
+    find_group,
+    find_hierarchies,
+    hierarchies,
+)
+from launch_worker.runners.process.handle import JobHandle
+from launch_worker.runners.process.runner import ProcessRunner
+from tests.conftest import wait_until
+from tests.support.processes import guard_of
+
+needs_groups = pytest.mark.skipif(
+    bool(hierarchies().why_not({"memory": 1, "pids": 1})), reason="no control group of this machine can be divided"
+)
+needs_root = pytest.mark.skipif(bool(why_no_other_user()), reason="this user may not start processes as others")
+
+#: A process that hides: a session and a parent of its own, no environment, and another limit than its job's.
+HIDE = """
+import os, resource, sys
+resource.setrlimit(10, (1 << 40, resource.getrlimit(10)[1]))
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve("/bin/sh", ["sh", "-c", "echo $$ > hidden.partial; mv hidden.partial hidden; exec sleep 300"], {})
+    os._exit(0)
+os.wait()
+"""
+
+
+class Jobs:
+    """Starts confined jobs of one worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "hide.py").write_text(HIDE)
+        self.runner = ProcessRunner(folder=folder).open()
+        self.count = 0
+
+    def start(
+        self, script: str, *, limits: Limits = NO_LIMITS, account: Account | None = None, cwd: str = "", **env: str
+    ) -> JobHandle:
+        self.count += 1
+        attempt = self.folder / "runs" / f"{new_run_id()}.1.7"
+        attempt.mkdir(parents=True)
+        known = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7", **env}
+        return self.runner.start(
+            ["sh", "-c", script],
+            key=f"r{self.count}.1",
+            env=known,
+            cwd=cwd or self.folder,
+            log_path=attempt / "output",
+            grace_s=5.0,
+            lease=None,
+            events=queue.SimpleQueue(),
+            timeout_s=30.0,
+            confinement=Confinement(limits=limits, account=account),
+        )
+
+    def output(self, handle: JobHandle) -> str:
+        path = Path(handle.order["folder"]) / "output"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    # Not below pytest's own folder, which no other account may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o711)
+        made = Jobs(Path(folder))
+        yield made
+        made.runner.close()
+
+
+def end_of(handle: JobHandle) -> Exited:
+    exited = handle.events.get(timeout=30.0)
+    assert isinstance(exited, Exited)
+    assert isinstance(handle.events.get(timeout=30.0), Gone)
+    return exited
+
+
+def attempt_of(handle: JobHandle) -> str:
+    return Path(handle.order["folder"]).name
+
+
+@needs_groups
+def test_a_job_that_needs_more_memory_than_its_limit_is_ended_and_its_neighbour_is_not(jobs: Jobs) -> None:
+    greedy = f'{sys.executable} -c \'a = b"x" * (300 << 20); print("had it")\''
+    alone = jobs.start(greedy)
+    limited = jobs.start(f"exec {greedy}", limits=Limits(memory=64 << 20))
+    child = jobs.start(f"{greedy} || exit 4", limits=Limits(memory=64 << 20))
+    ended, child_ended = end_of(limited), end_of(child)
+    assert (ended.status, ended.is_out_of_memory) == (-9, True)
+    assert (child_ended.status, child_ended.is_out_of_memory) == (4, True)
+    assert end_of(alone).status == 0
+    assert "had it" not in jobs.output(limited)
+
+
+@needs_groups
+def test_a_job_gets_no_more_processes_than_its_limit(jobs: Jobs) -> None:
+    fork = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 30 & done; echo all"
+    job = jobs.start(f"({fork}) 2>&1; exit 3", limits=Limits(pids=5))
+    assert end_of(job) == Exited(3, "")
+    assert "all" not in jobs.output(job)
+
+
+@needs_groups
+def test_a_process_that_hides_ends_with_its_job_and_the_group_is_deleted(jobs: Jobs) -> None:
+    job = jobs.start(f"{sys.executable} hide.py; exit 3", limits=Limits(pids=100))
+    wait_until((jobs.folder / "hidden").exists, what="it hides")
+    hidden = int((jobs.folder / "hidden").read_text())
+    assert end_of(job) == Exited(3, "")
+    found = tree.look_up(hidden)
+    assert found is None or found.zombie
+    jobs.runner.close()
+    wait_until(lambda: find_group(attempt_of(job)) is None, what="the group is deleted")
+
+
+@needs_groups
+def test_what_a_dead_guard_left_in_a_group_is_ended_by_the_next_worker(jobs: Jobs) -> None:
+    job = jobs.start(f"{sys.executable} hide.py; exec sleep 300", limits=Limits(pids=100))
+    wait_until((jobs.folder / "hidden").exists, what="it hides")
+    hidden = int((jobs.folder / "hidden").read_text())
+    assert tree.look_up(hidden) is not None
+    group = find_group(attempt_of(job))
+    assert group is not None
+    assert hidden in {process.pid for process in group.living()}
+    assert end_group(attempt_of(job))
+    assert find_group(attempt_of(job)) is None
+    assert end_of(job).status == -9
+
+
+@needs_groups
+def test_a_new_guard_goes_on_with_the_group_of_a_job(jobs: Jobs) -> None:
+    job = jobs.start(f"{sys.executable} hide.py; exec sleep 300", limits=Limits(pids=100))
+    wait_until((jobs.folder / "hidden").exists, what="it hides")
+    hidden = int((jobs.folder / "hidden").read_text())
+    former = guard_of(jobs.runner)
+    os.kill(former, 9)
+    wait_until(lambda: guard_of(jobs.runner) != former, what="another guard")
+    job.stop(grace_s=0)
+    end_of(job)
+    found = tree.look_up(hidden)
+    assert found is None or found.zombie
+
+
+def test_what_cannot_be_enforced_is_refused_and_not_left_out() -> None:
+    nothing = Hierarchies()
+    assert "memory" in nothing.why_not({"memory": 1, "pids": 0, "millicores": 0})
+    assert not nothing.why_not({"memory": 0, "pids": 0, "millicores": 0})
+    v1 = Hierarchies("/v2", frozenset(), {"memory": "/m"})
+    assert not v1.why_not({"memory": 1})
+    assert "cpu and pids" in v1.why_not({"memory": 1, "pids": 1, "millicores": 1})
+
+
+def fake(folder: Path, files: Mapping[str, str]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return str(folder)
+
+
+def test_groups_are_made_where_a_service_manager_has_delegated_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is in a subgroup of its service's group, which has no process of its own."""
+    has = {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "cpu", "cgroup.procs": ""}
+    service = fake(tmp_path / "system.slice" / "w.service", has)
+    fake(tmp_path / "system.slice" / "w.service" / "launch_worker", {"cgroup.procs": ""})
+    mounts = [("/", str(tmp_path), "cgroup2", "rw")]
+    own = [("", "/system.slice/w.service/launch_worker")]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = find_hierarchies(own, mounts)
+    assert found == Hierarchies(service, frozenset({"cpu", "memory", "pids"}), {})
+    # Root may write everywhere, and a service manager's own groups are not its to divide.
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert find_hierarchies(own, mounts) == Hierarchies()
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"1")
+    assert find_hierarchies(own, mounts).v2 == service
+
+
+def test_the_files_of_a_group_of_v2_get_the_limits(tmp_path: Path) -> None:
+    group = Group({}, fake(tmp_path / "g", dict.fromkeys(("memory.max", "pids.max", "cpu.max"), "")))
+    group.set_limits({"memory": 1 << 30, "pids": 7, "millicores": 1500})
+    read = {path.name: path.read_text() for path in (tmp_path / "g").iterdir()}
+    assert read == {"memory.max": "1073741824", "pids.max": "7", "cpu.max": "150000 100000"}
+    (tmp_path / "g" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2
+
+
+@pytest.fixture
+def account(jobs: Jobs) -> Account:
+    """An account that every machine has, and that can come to the folder of the jobs."""
+    (jobs.folder / "runs").mkdir()
+    (jobs.folder / "runs").chmod(0o711)
+    return find_account("nobody")
+
+
+@needs_root
+def test_a_job_of_another_account_has_its_groups_and_no_way_to_other_rights(jobs: Jobs, account: Account) -> None:
+    job = jobs.start("id -u; id -G; grep -E 'CapPrm|CapBnd|CapAmb|NoNewPrivs' /proc/self/status", account=account)
+    assert end_of(job) == Exited(0, "")
+    user, groups, *facts = jobs.output(job).splitlines()
+    assert int(user) == account.uid
+    assert tuple(sorted(map(int, groups.split()))) == tuple(sorted(account.groups))
+    none = "0000000000000000"
+    assert dict(fact.split(":\t") for fact in facts) == {
+        "CapPrm": none,
+        "CapBnd": none,
+        "CapAmb": none,
+        "NoNewPrivs": "1",
+    }
+
+
+@needs_root
+def test_what_another_accounts_job_cannot_start_is_said_as_for_the_workers_own(jobs: Jobs, account: Account) -> None:
+    secret = jobs.folder / "secret"
+    secret.mkdir(mode=0o700)
+    with pytest.raises(StartError, match=f"working directory '{secret}' may not be entered by nobody"):
+        jobs.start("true", account=account, cwd=str(secret))
+    with pytest.raises(StartError, match="command 'sh' was not found on this worker"):
+        jobs.start("true", account=account, PATH=str(jobs.folder))
+    assert jobs.runner.is_idle
+
+
+@needs_root
+def test_another_accounts_job_is_stopped_and_adopted_like_any_other(jobs: Jobs, account: Account) -> None:
+    job = jobs.start("trap 'exit 3' TERM; echo begun; while :; do sleep 0.05; done", account=account)
+    wait_until(lambda: "begun" in jobs.output(job))
+    former = guard_of(jobs.runner)
+    os.kill(former, 9)
+    wait_until(lambda: guard_of(jobs.runner) != former, what="another guard")
+    job.stop(grace_s=10)
+    assert end_of(job) == Exited(3, "asked")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("no-such-account", "there is no account"), ("root", "root's"), (pwd.getpwuid(os.geteuid()).pw_name, "account")],
+)
+def test_an_account_that_confines_nothing_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        find_account(name)
