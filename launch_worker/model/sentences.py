@@ -72,9 +72,8 @@ _SAID = {
 def sentence_of_group(group: GroupRecord, *, now_us: int) -> str:
     """What the runs of a group do or how they ended."""
     counts = {word: group.counts.get(state, 0) for state, word in _SAID.items()}
+    counts["never ran"] = group.counts.get(NEVER, 0)
     said = ", ".join(f"{humane.count(count)} {word}" for word, count in counts.items() if count)
-    if never := group.counts.get(NEVER, 0):
-        said += f" ({humane.count(never)} of them never ran)"
     kind = {"bulk": "Bulk submission"}.get(group.kind, group.kind.capitalize())
     name = f" {group.name}" if group.name else ""
     if group.is_over and group.ended_at is not None:

@@ -466,9 +466,9 @@ def test_a_run_that_goes_on_too_often_after_its_time_limit_is_found() -> None:
 @pytest.mark.parametrize(
     ("second", "violation"),
     [
-        ((("Killed", 4.0, 0, "not started, for 1 runs of its group failed (--max-fails 1)"),), ""),
+        ((("Killed", 4.0, 0, "not started, for 1 run of its group failed (--max-fails 1)"),), ""),
         (
-            (("Killed", 2.5, 0, "not started, for 1 runs of its group failed (--max-fails 1)"),),
+            (("Killed", 2.5, 0, "not started, for 1 run of its group failed (--max-fails 1)"),),
             "fewer than 1 had failed",
         ),
         ((("Running", 2.5, 1, ""), ("Finished", 5, 1, "")), ""),

@@ -129,6 +129,10 @@ def group(kind: str = "array", **more: Any) -> GroupRecord:
         ),
         (group("sweep", counts={}, is_open=True), "Sweep of 0 runs, more are to come: none yet."),
         (group(counts={"Finished": 1}), "Array of 1 run, over: 1 finished."),
+        (
+            group(counts={"Failed": 2, "Running": 1, "Never": 8}, halted=2),
+            "Array of 11 runs, goes on, halted after 2 failed runs (--max-fails): 2 failed, 1 running, 8 never ran.",
+        ),
     ],
 )
 def test_a_group_says_how_its_runs_are(of: GroupRecord, said: str) -> None:

@@ -173,7 +173,8 @@ function WAITING.why_halted(id)
   if not most or not group or is_sweep then return nil end
   local sealed, failures = unpack(redis.call('HMGET', key, 'sealed', 'halted'))
   if sealed ~= 'halted' then return nil end
-  return 'not started, for ' .. (failures or most) .. ' runs of its group failed (--max-fails ' .. most .. ')'
+  local count = failures or most
+  return 'not started, for ' .. count .. (count == '1' and ' run' or ' runs') .. ' of its group failed (--max-fails ' .. most .. ')'
 end
 
 -- Kills waiting runs of a halted group: looks at `limit` of its runs, and leaves the rest to the pass.
