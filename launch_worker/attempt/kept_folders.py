@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 #: Name of the folder of outputs in a container.
 OUTPUTS = "outputs"
-#: Bytes and files of a checkpoint at most: as many as there may be of a process, whose disk bounds them.
-_MOST_BYTES, _MOST_FILES = 1 << 62, 200_000
+#: Files of a checkpoint at most: as many as there may be of a process.
+_MOST_FILES = 200_000
 
 
 def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tuple[KeptFolder, ...]:
@@ -34,8 +35,10 @@ def kept_folders(folder: AttemptFolder, spec: RunSpec, settings: Settings) -> tu
     with contextlib.suppress(FileExistsError):
         folder.make_checkpoint()
     target = folder.path / CHECKPOINT
+    # As that of a process. The engine sends the holes of a file in full.
+    disk_bytes = shutil.disk_usage(folder.root).total
     checkpoint = KeptFolder(
-        f"{LAUNCH_DIR}/{CHECKPOINT}", target, _MOST_BYTES, _MOST_FILES, keeps_link=_keeps_link, is_mirror=True
+        f"{LAUNCH_DIR}/{CHECKPOINT}", target, disk_bytes, _MOST_FILES, keeps_link=_keeps_link, is_mirror=True
     )
     return (outputs, checkpoint)
 

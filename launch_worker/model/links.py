@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 #: Parts of a path, and of all links on its way, that are gone through at most: links may lead in circles.
-_MOST_PARTS = 1000
+_MOST_PARTS = 200
 
 
 def resolved(path: str, links: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,9 +122,19 @@ def look_at(folder: Path) -> Look:
     """Look at a folder. Raises OSError."""
     top = os.open(folder, _FOLDER)
     try:
-        return Look(scan(top, bounds=_ALL))
+        return _look(top)
     finally:
         os.close(top)
+
+
+def _look(top: int) -> Look:
+    """Look at a folder that is open. Raises OSError."""
+    found, disk = scan(top, bounds=_ALL), os.fstatvfs(top)
+    if found.files and sum(file.size for file in found.files) > disk.f_blocks * disk.f_frsize:
+        # A file with holes may say any size; whoever restores it needs the disk.
+        largest = max(found.files, key=lambda file: file.size)
+        found.leave_out(largest.path, "it has holes, and the folder says more bytes than the disk has")
+    return Look(found)
 
 
 def take(
@@ -165,7 +175,7 @@ def _take(folder: Path, partial: Path, known: Known) -> Snapshot:
     top = os.open(folder, _FOLDER)
     try:
         looked_ns = time.time_ns()
-        look = Look(scan(top, bounds=_ALL))
+        look = _look(top)
         if look.problem:
             raise LaunchError(f"no state of the folder of checkpoints can be kept: {look.problem}")
         newest_ns = max((max(file.mtime_ns, file.ctime_ns) for file in look.files), default=0)
@@ -178,7 +188,7 @@ def _take(folder: Path, partial: Path, known: Known) -> Snapshot:
         for file in look.files:
             if file.path not in paths:
                 _copy(top, file, partial / "files" / file.path)
-        if Look(scan(top, bounds=_ALL)).state != look.state:
+        if _look(top).state != look.state:
             raise ChangedError(folder.name, "it changed while it was copied")
     finally:
         os.close(top)
@@ -256,22 +266,45 @@ def _copy_content(source: int, copy: int, file: Found) -> None:
     with contextlib.suppress(OSError):
         fcntl.ioctl(copy, _FICLONE, source)
         return
-    left, by_range = file.size, True
-    while left:
-        copied = 0
-        if by_range:
-            try:
-                copied = os.copy_file_range(source, copy, left)
-            except OSError as error:
-                if error.errno not in _NO_RANGE:
-                    raise
-                by_range = False
-                continue
-        else:
-            copied = _write(copy, os.read(source, min(left, _PIECE_BYTES)))
-        if not copied:
-            raise ChangedError(file.path, "it changed while it was copied")
-        left -= copied
+    by_range = True
+    for start, end in _parts(source, file.size):
+        for fd in (source, copy):
+            os.lseek(fd, start, os.SEEK_SET)
+        left = end - start
+        while left:
+            copied = 0
+            if by_range:
+                try:
+                    copied = os.copy_file_range(source, copy, left)
+                except OSError as error:
+                    if error.errno not in _NO_RANGE:
+                        raise
+                    by_range = False
+                    continue
+            else:
+                copied = _write(copy, os.read(source, min(left, _PIECE_BYTES)))
+            if not copied:
+                raise ChangedError(file.path, "it changed while it was copied")
+            left -= copied
+    os.ftruncate(copy, file.size)
+
+
+def _parts(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that take room on the disk; a hole takes none in a copy either. Raises OSError."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # there are only zeros from here on
+            if error.errno not in _NO_RANGE:
+                raise
+            yield end, size
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < end:
+            yield start, end
 
 
 def _write(fd: int, data: bytes) -> int:

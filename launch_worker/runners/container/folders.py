@@ -62,6 +62,8 @@ class Copied:
     #: Paths that were not copied, the first of them, and why; and the number of all.
     left_out: list[tuple[str, str]] = field(default_factory=list)
     left_out_count: int = 0
+    #: Whether something was not copied because there is too much.
+    is_cut: bool = False
 
     def leave_out(self, path: str, why: str) -> None:
         self.left_out_count += 1
@@ -186,6 +188,7 @@ class _Copying:
                         if looks < 0 or self._seen_bytes > 2 * self._kept.max_bytes + _SLACK_BYTES:
                             name = self._path_of(entry)
                             self._copied.leave_out(name or ".", "there is too much, and the rest was not looked at")
+                            self._copied.is_cut = True
                             return
                         take(archive, entry)
             except tarfile.TarError as error:
@@ -276,6 +279,7 @@ class _Copying:
         else:
             self._bytes += size
             return True
+        self._copied.is_cut = True
         return False
 
 

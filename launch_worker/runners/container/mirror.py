@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -70,6 +71,9 @@ def refresh(
         copied = copy_out(engine, container, replace(kept, target=new), at_rest=at_rest, check=check)
         if copied is None:
             return 0
+        if copied.is_cut:
+            path, why = copied.left_out[-1]
+            raise OSError(errno.EFBIG, f"no state of {kept.inside} can be kept: {path}: {why}")
         _merge(new, kept.target, copied)
         return copied.newest_s
     finally:

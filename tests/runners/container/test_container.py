@@ -828,6 +828,9 @@ def test_the_copy_of_a_running_containers_folder_is_of_one_instant(bench: Bench)
     assert found.pop("z").startswith(b"z\nx\n")
     assert found == {"a": b"file\n", "y/x": b"new\n"}
     assert not list(bench.folder.glob("*.new")) + list(bench.folder.glob("*.partial"))
+    with pytest.raises(OSError, match=r"no state of /launch/outputs can be kept: .*more than 1 files"):
+        mirror.refresh(bench.runner.engine, handle.container, bench.outputs(max_files=1), at_rest=True)
+    assert files_in(kept.target).keys() == {"a", "y/x", "z"}
 
 
 def test_folders_of_this_machine_are_in_the_container_for_every_user(bench: Bench, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -197,6 +198,21 @@ def test_a_folder_with_a_file_that_cannot_be_kept_has_no_state(folder: Path) -> 
     os.close(os.open(os.path.join(os.fsencode(folder), b"\xff"), os.O_CREAT))
     with pytest.raises(LaunchError, match=r"can be kept: .*its name is no UTF-8"):
         take(folder, number=1)
+
+
+def test_holes_take_no_room_in_a_state_and_one_larger_than_the_disk_is_none(folder: Path) -> None:
+    with open(folder / "holes", "wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"data")
+    taken = take(folder, number=1)
+    assert (taken.files / "holes").stat().st_size == 64 << 20
+    assert (taken.files / "holes").stat().st_blocks * 512 < 1 << 20
+    assert (taken.files / "holes").read_bytes() == (folder / "holes").read_bytes()
+    os.truncate(folder / "holes", shutil.disk_usage(folder).total + 1)
+    assert "more bytes than the disk has" in look_at(folder).problem
+    with pytest.raises(LaunchError, match="no state of the folder of checkpoints can be kept: holes: it has holes"):
+        take(folder, number=2)
 
 
 def test_the_next_worker_finds_what_was_taken_unless_the_machine_was_restarted(
