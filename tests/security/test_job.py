@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -17,9 +19,10 @@ from launch_worker.api.client import Run
 from launch_worker.model.states import RunState
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.control_groups import hierarchies
 from launch_worker.runners.process.layers import Layers
 from tests.conftest import wait_until
-from tests.security.site import WORKER_UID, Site, as_account
+from tests.security.site import WORKER_UID, Site, as_account, opening
 from tests.system.conftest import Part, states, wait_for_pid
 from tests.system.test_failures import guard_of
 
@@ -51,8 +54,12 @@ class Layer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     #: Variables of its worker.
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Words before the worker's command; its account is the usual one where there are none.
-    by: Sequence[str] = ()
+    #: Settings of the neighbour's queue, where that is another one.
+    of_neighbour: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether its worker is root, and not the usual account.
+    is_root: bool = False
+    #: Whether its worker may divide control groups.
+    has_groups: bool = False
 
 
 LAYERS = {
@@ -62,6 +69,8 @@ LAYERS = {
         Layer("private", {"sandbox": "private"}),
         Layer("strict", {"sandbox": "strict"}),
         Layer("landlock", {"sandbox": "private"}, {"LAUNCH_BWRAP": "/nowhere/bwrap"}),
+        Layer("limits", {"limits": {"pids": 1000}}, has_groups=True),
+        Layer("run_as", {"run_as": "nobody"}, of_neighbour={"run_as": "bin"}, is_root=True),
     )
 }
 
@@ -121,7 +130,9 @@ os.chdir(glob.glob(os.environ["WORK"] + "/workers/*")[0])
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(1); s.connect("guard.sock")
 print("GOT" if s.recv(10) else "closed")' || true""",
     ),
-    "a file in /tmp is seen by others": planting("F18", f"/tmp/launch-security-{os.getpid()}", *ONE_USER, "landlock"),
+    "a file in /tmp is seen by others": planting(
+        "F18", f"/tmp/launch-security-{os.getpid()}", *ONE_USER, "landlock", "run_as"
+    ),
     "the account's home is written": planting("F18", "$HOME/planted", *ONE_USER),
     "the account's home is read": Attack("F18", "cat ~/private >/dev/null && echo GOT", under(*READING, "strict")),
     "Redis' port is reached": Attack(
@@ -130,39 +141,94 @@ print("GOT" if s.recv(10) else "closed")' || true""",
 import os, socket
 socket.create_connection(("127.0.0.1", int(os.environ["PORT"])))
 print("GOT")'""",
-        under(*READING),
+        under(*READING, "run_as"),
     ),
 }
 
 
 @contextlib.contextmanager
-def worker_under(site: Site, layer: Layer) -> Iterator[Part]:
-    """A worker whose queue, of the layer's name, has the layer's settings."""
+def work_of(site: Site, layer: Layer) -> Iterator[Path]:
+    """The work folder of a layer's worker: one of root's own, where that is root."""
+    if not layer.is_root:
+        yield site.home / "work"
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o711)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def worker_under(site: Site, layer: Layer, work: Path) -> Iterator[Part]:
+    """A worker whose queue, of the layer's name, has the layer's settings; `work` is its folder."""
     if not layer.settings:
         yield site.worker
         return
-    site.api("admin").create_queue(layer.name, **layer.settings)
-    by = as_account(WORKER_UID) if not layer.by else lambda *argv: [*layer.by, *argv]
-    worker = site.cluster.worker(
-        layer.name, slots=4, name=layer.name, by=by, cwd=site.home, env={"LAUNCH_HEALTH_ADDRESS": "", **layer.env}
+    admin = site.api("admin")
+    queues = {layer.name: layer.settings} | (
+        {neighbours_queue(layer): layer.of_neighbour} if layer.of_neighbour else {}
     )
+    for queue, settings in queues.items():
+        admin.create_queue(queue, **settings)
+    env = {"LAUNCH_HEALTH_ADDRESS": "", "LAUNCH_WORK_DIR": str(work), "LAUNCH_ALLOW_ROOT": "1", **layer.env}
+    with own_groups(is_wanted=layer.has_groups) as words:
+        by = as_root if layer.is_root else as_account(WORKER_UID)
+        worker = site.cluster.worker(
+            ",".join(queues), slots=4, name=layer.name, by=lambda *argv: [*words, *by(*argv)], cwd=site.home, env=env
+        )
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            for queue in queues:
+                admin.delete_queue(queue)
+
+
+def neighbours_queue(layer: Layer) -> str:
+    return f"{layer.name}-neighbour" if layer.of_neighbour else "default" if layer.name == "none" else layer.name
+
+
+def as_root(*argv: str) -> list[str]:
+    """What makes a command root's, with a Python that other accounts can execute too."""
+    return ["unshare", "--mount", "sh", "-c", f"{opening()}\nexec {shlex.join(argv)}"]
+
+
+@contextlib.contextmanager
+def own_groups(*, is_wanted: bool) -> Iterator[list[str]]:
+    """The words with which a command begins in control groups that the worker's account may divide; none for none."""
+    if not is_wanted:
+        yield []
+        return
+    where = hierarchies()
+    folders = [f"{base}/security.{os.getpid()}" for base in {where.v2, where.v1.get("pids", "")} if base]
+    for folder in folders:
+        os.mkdir(folder)
+        for path in (folder, *(f"{folder}/{name}" for name in os.listdir(folder))):
+            os.chown(path, WORKER_UID, WORKER_UID)
     try:
-        yield worker
+        entering = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in folders)
+        yield ["sh", "-c", f'{entering}; exec "$@"', "sh"]
     finally:
-        worker.kill()
-        site.api("admin").delete_queue(layer.name)
+        for folder in folders:
+            wait_until(lambda: removed(folder), what="the group is empty")  # noqa: B023
+
+
+def removed(folder: str) -> bool:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        return False
+    return True
 
 
 def outcomes_under(site: Site, layer: Layer) -> set[str]:
     """The attacks that succeed under a layer; the neighbour there must end Finished."""
     queue = layer.name if layer.name != "none" else "default"
     (site.home / "private").write_text("x")
-    with worker_under(site, layer) as worker:
+    with work_of(site, layer) as work, worker_under(site, layer, work) as worker:
         until_told = f"echo {SECRET}; until [ -e $LAUNCH_RUN_DIR/end ]; do sleep 0.05; done"
-        victim = site.submit("sh", "-c", until_told, queue=queue, env={"SECRET": SECRET})
+        victim = site.submit("sh", "-c", until_told, queue=neighbours_queue(layer), env={"SECRET": SECRET})
         pid = wait_for_pid(victim)
         wait_until(lambda: SECRET.encode() in victim.logs(), what="it has printed")
-        work = site.home / "work"
         [folder] = work.glob(f"workers/*/runs/{victim.id}.*")
         given = {"WORKER": worker.pid, "GUARD": guard_of(worker.pid), "VICTIM": pid, "RUN": folder, "WORK": work}
         places = {"RUN": str(folder), "WORK": str(work), "HOME": str(site.home)}
