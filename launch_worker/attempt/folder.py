@@ -183,15 +183,11 @@ class AttemptFolder:
     def give(self, path: str) -> None:
         """Give a file or a folder, with all in it, to the job's account, where it has another one. Raises OSError.
 
-        To be called before the job has begun: nobody else may put links into the folder meanwhile.
+        Another job of that account may be there already, and put links in the place of what is given: nothing outside
+        of the folder is given then.
         """
-        account = self._account
-        if account is None:
-            return
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
-        for folder, folders, files in os.walk(path):
-            for name in (*folders, *files):
-                os.chown(f"{folder}/{name}", account.uid, account.gid, follow_symlinks=False)
+        if self._account is not None:
+            give_away(path, self._account)
 
     @property
     def is_disk_short(self) -> bool:
@@ -444,6 +440,27 @@ def _let_through(*folders: Path) -> None:
         mode = stat.S_IMODE(os.stat(folder).st_mode)
         if mode & 0o011 != 0o011:
             os.chmod(folder, mode | 0o011)
+
+
+def give_away(path: str, account: Account) -> None:
+    """Give a file or a folder, with all in it, to an account; what is in a folder first. Raises OSError."""
+    for _, folders, files, descriptor in os.fwalk(path, topdown=False):
+        for name in (*folders, *files):
+            _give_one(name, descriptor, account)
+    _give_one(path, None, account)
+
+
+def _give_one(name: str, folder: int | None, account: Account) -> None:
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        facts = os.fstat(descriptor)
+        # A second name of a file may be a link to one that only this process may write to.
+        is_plain = stat.S_ISDIR(facts.st_mode) or (stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1)
+        if is_plain and facts.st_uid == os.geteuid():
+            # By its descriptor: `fchown` takes none that was opened so.
+            os.chown(f"/proc/self/fd/{descriptor}", account.uid, account.gid)
+    finally:
+        os.close(descriptor)
 
 
 def _write(fd: int, data: bytes) -> None:
