@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch_worker.store.store import Store
+from launch_worker.untrusted.text import read_whole
 
 
 def overview(store: Store) -> dict[str, Any]:
@@ -77,5 +78,4 @@ def _pool(name: str, settings: Mapping[str, str], queues: list[dict[str, Any]]) 
 
 
 def _limit(settings: Mapping[str, str]) -> int | None:
-    text = settings.get("limit", "")
-    return int(text) if text.isdecimal() and len(text) <= 18 else None
+    return read_whole(settings.get("limit"))

@@ -10,7 +10,7 @@ from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.checks import MAX_LIMIT, check_queue_name
 from launch_worker.queues.admits import admits_text, read_admits
 from launch_worker.queues.described import MAX_RANK, USUAL_RANK, Pool, Queue, read_pool, read_queue
-from launch_worker.untrusted.text import read_json
+from launch_worker.untrusted.text import read_json, read_whole
 
 if TYPE_CHECKING:
     from launch_worker.api.transport import Kind
@@ -227,7 +227,7 @@ def _number(what: str, value: Any, *, least: int, most: int) -> str | None:
 
 
 def _read_number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() and len(text) <= 18 else None
+    return read_whole(text)
 
 
 def _no_queue(name: str) -> NotFoundError:

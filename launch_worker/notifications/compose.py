@@ -16,6 +16,7 @@ from launch_worker.notifications.message import GROUP_FAILING, GROUP_HALTED, Ala
 from launch_worker.store.store import Store
 from launch_worker.sweeps.config import config_from_json
 from launch_worker.sweeps.search import best_of
+from launch_worker.untrusted.text import read_whole
 
 #: Fields of a record that its notice has, as they were at the arrow: each try says the same of them. The user is among
 #: them, as a record may be gone.
@@ -113,5 +114,4 @@ class Composer:
 
 
 def _number(facts: Mapping[str, Any], name: str) -> int:
-    found = str(facts.get(name) or "0")
-    return int(found) if found.isdecimal() else 0
+    return read_whole(str(facts.get(name) or "")) or 0

@@ -7,6 +7,7 @@ from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.server import Server
+from launch_worker.untrusted.text import read_whole
 
 #: Parked runs that one call of the `wake` script dispatches.
 _WAKE_AT_ONCE = 500
@@ -50,16 +51,12 @@ class Allowances(Server):
             made.append(
                 Allowance(
                     name=f"{kind}:{of.replace(':', '/')}",
-                    most_waiting=_number(most_waiting),
-                    most_running=_number(most_running),
-                    most_gpus=_number(most_gpus),
+                    most_waiting=read_whole(most_waiting),
+                    most_running=read_whole(most_running),
+                    most_gpus=read_whole(most_gpus),
                     waiting=waiting,
                     running=running,
                     gpus=held,
                 )
             )
         return made
-
-
-def _number(value: bytes | str | None) -> int | None:
-    return None if value is None else int(value)

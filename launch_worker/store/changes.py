@@ -14,7 +14,7 @@ from launch_worker.model.units import as_us
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, named, pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 #: Seconds for which the feed is kept without a reader's word.
 LIFE_S = 86400.0
@@ -110,7 +110,7 @@ class Changes(Client):
             name, (deleted, deleted_at), waiting = pipe.execute()
         holder, _, places = text(name or "").partition(" ")
         log_url, _, output_url = places.partition("\t")
-        return ArchiveState(holder, log_url, output_url, waiting, int(deleted or 0), int(deleted_at or 0))
+        return ArchiveState(holder, log_url, output_url, waiting, read_whole(deleted) or 0, read_whole(deleted_at) or 0)
 
     def changes(self, after: str = FIRST, *, count: int = 1000, block_s: float = 0.0) -> list[Change]:
         """The changes after this place, the oldest first and `count` at most; waits for the first for `block_s`.

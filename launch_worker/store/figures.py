@@ -13,7 +13,7 @@ from launch_worker.store.counts import DELETED_QUEUES, MOST_COUNTED, OTHER_QUEUE
 from launch_worker.store.health import HELD_UNTIL
 from launch_worker.store.redis.client import described, pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 #: Numbers of workers and of pools that are read at most.
 _MOST_WORKERS, _MOST_POOLS = 2000, 20
@@ -250,7 +250,7 @@ def _texts(members: Collection[bytes] | None) -> frozenset[str]:
 
 def _counts(fields: Any) -> Counts:
     found = pairs(fields or {})
-    return Counts({name: int(value) for name, value in found.items() if value.isdecimal()})
+    return Counts({name: number for name, value in found.items() if (number := read_whole(value)) is not None})
 
 
 def _devices(said: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -267,10 +267,9 @@ def _slots_by_queue(workers: Sequence[Mapping[str, Any]]) -> Counter[str]:
 
 def _pool(name: str, limit: bytes | None, queues: Sequence[QueueFigures]) -> PoolFigures:
     own = [queue for queue in queues if queue.pool == name]
-    shown = text(limit or b"")
     return PoolFigures(
         name=name,
         ready=sum(queue.ready for queue in own),
         running=sum(queue.running for queue in own),
-        limit=int(shown) if shown.isdecimal() else None,
+        limit=read_whole(limit),
     )

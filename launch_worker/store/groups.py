@@ -11,7 +11,7 @@ from launch_worker.model.units import as_us
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 #: Runs of a group at which one call looks: Redis does nothing else during a call.
 _AT_ONCE = 100
@@ -145,5 +145,4 @@ def _counts(fields: dict[str, str]) -> dict[str, int]:
 
 
 def _number(fields: dict[str, str], name: str) -> int:
-    found = fields.get(name, "")
-    return int(found) if found.lstrip("-").isdecimal() else 0
+    return read_whole(fields.get(name)) or 0

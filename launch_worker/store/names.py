@@ -12,7 +12,7 @@ from launch_worker.store import keys
 from launch_worker.store.lists import Lists
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 #: Runs of which one field is read in one round trip.
 _PAGE = 2000
@@ -32,7 +32,7 @@ class Names(Lists):
             found += [run_id for run_id, (name,) in self._fields(page, "name") if fits(run_id, name)]
         is_cut = looked == most and next(ids, None) is not None
         return [
-            Label(run_id, name, state, project, sweep or shown_group(array), int(at) if at.isdecimal() else 0)
+            Label(run_id, name, state, project, sweep or shown_group(array), read_whole(at) or 0)
             for start in range(0, len(found), _PAGE)
             for run_id, values in self._fields(found[start : start + _PAGE], *_FIELDS)
             for name, state, project, array, sweep, at in [values]

@@ -12,7 +12,7 @@ from launch_worker.store import keys
 from launch_worker.store.news import News
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 if TYPE_CHECKING:
     from launch_worker.model.notice import ChannelState, Lent, OutboxState
@@ -115,7 +115,7 @@ class Notices(News):
             name: _channel(pairs(state) | {"oldest_at": oldest_at}, waiting)
             for name, state, waiting, oldest_at in zip(names, states, counts, made, strict=True)
         }
-        lost = {word: int(count or 0) for word, count in zip(_LOST, counters, strict=True)}
+        lost = {word: read_whole(count) or 0 for word, count in zip(_LOST, counters, strict=True)}
         return OutboxState(known, channels, **lost)
 
 
@@ -127,8 +127,7 @@ def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
     from launch_worker.model.notice import ChannelState
 
     def number(name: str) -> int:
-        found = state.get(name, "")
-        return int(found) if found.isdecimal() else 0
+        return read_whole(state.get(name)) or 0
 
     times = [at for at in (number("oldest_at"), number("failing_since")) if at]
     return ChannelState(

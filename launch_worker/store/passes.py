@@ -12,6 +12,7 @@ from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.server import Server
+from launch_worker.untrusted.text import read_whole
 
 #: Calls of `publish_lost` in one pass; each looks at 500 workers.
 _LOOKS_FOR_LOST = 100
@@ -43,7 +44,7 @@ class Passes(Server):
         now = self.now_us()
         with clear_errors(self.url):
             passes = self._redis.hgetall(keys.PASSES)
-        return {text(name): (now - int(at)) / 1e6 for name, at in passes.items()}
+        return {text(name): (now - (read_whole(at) or 0)) / 1e6 for name, at in passes.items()}
 
     def stale(self, *, limit: int) -> list[Record]:
         """Runs whose lease ran out by the server's clock, the oldest first; only the fields that decide are read."""

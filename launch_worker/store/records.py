@@ -14,7 +14,7 @@ from launch_worker.model.units import isoformat
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.untrusted.text import read_json, read_map
+from launch_worker.untrusted.text import read_json, read_map, read_whole
 
 #: Records that are read in one round trip.
 _PAGE = 500
@@ -73,8 +73,8 @@ class Records(Client):
         if not mark:
             return unknown_run(run_id)
         deleted = read_map(mark)
-        at = str(deleted.get("at", ""))
-        when = f" at {isoformat(int(at))}" if at.isdecimal() else ""
+        at = read_whole(str(deleted.get("at", "")))
+        when = "" if at is None else f" at {isoformat(at)}"
         error = DeletedRunError(f"run {run_id} was deleted by {deleted.get('by') or 'somebody'}{when}")
         error.project = deleted.get("project")
         return error
@@ -88,7 +88,7 @@ class Records(Client):
             pipe.lrange(keys.history(run_id), 0, -1)
             created, lines = pipe.execute()
         found = [step for line in lines if (step := _transition(text(line))) is not None]
-        created_at = int(created) if created and created.isdigit() else 0
+        created_at = read_whole(created) or 0
         # The scripts write the first transition only where it has a reason.
         if created_at and (not found or (found[0].state, found[0].at) != (RunState.PENDING, created_at)):
             found.insert(0, Transition(RunState.PENDING, created_at, 0, "", ""))

@@ -10,6 +10,7 @@ from launch_worker.model.units import isoformat
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors, without_login
+from launch_worker.untrusted.text import read_whole
 
 
 class Server(Client):
@@ -45,8 +46,8 @@ class Server(Client):
             "version": str(info.get("valkey_version") or info["redis_version"]),
             "aof_enabled": bool(info.get("aof_enabled")),
             "maxmemory_policy": str(info.get("maxmemory_policy", "noeviction")),
-            "restored_at": isoformat(int(restored_at)) if restored_at else None,
-            "restored_runs": int(restored_runs or 0),
+            "restored_at": isoformat(read_whole(restored_at)),
+            "restored_runs": read_whole(restored_runs) or 0,
             "master": f"{info.get('master_host')}:{info.get('master_port')}" if info.get("role") == "slave" else None,
             # Share of maxmemory; None where there is no limit.
             "memory_used": used / capacity if capacity else None,

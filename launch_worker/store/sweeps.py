@@ -15,7 +15,7 @@ from launch_worker.store.answers import SteerWord
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.submit import ConfigChanged, expiry_of, fields_of
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import read_map, read_whole
 
 
 class Sweeps(Client):
@@ -156,7 +156,7 @@ class Sweeps(Client):
                     stopped=stopped.get(str(index), ""),
                 )
             )
-        return trials, [int(index) for index in ended if int(index) < len(trials)]
+        return trials, [number for index in ended if (number := read_whole(index)) is not None and number < len(trials)]
 
     def _curves(self, sweep_id: str, indexes: Sequence[int]) -> dict[int, list[tuple[int, float]]]:
         with clear_errors(self.url):

@@ -70,6 +70,13 @@ def read_map(text: str | bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def read_whole(text: str | bytes | None) -> int | None:
+    """Read a whole number of at most 18 digits; None for any other text, and for none."""
+    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text or ""
+    digits = said.removeprefix("-")
+    return int(said) if len(digits) <= 18 and digits.isascii() and digits.isdecimal() else None
+
+
 def is_deeper(value: Any, levels: int) -> bool:
     """Whether maps and lists are nested more than `levels` deep."""
     nested = [value] if isinstance(value, (dict, list, tuple)) else []

@@ -35,7 +35,7 @@ from launch_worker.runners.container import engine
 from launch_worker.store import keys
 from launch_worker.sweeps.config import SweepConfigError, read_yaml
 from launch_worker.untrusted.patterns import PatternError, searcher
-from launch_worker.untrusted.text import read_json
+from launch_worker.untrusted.text import read_json, read_whole
 from tests.support.redis_client import redis_of
 
 
@@ -224,6 +224,12 @@ def test_a_long_url_does_not_hold_up_who_masks_it(letters: str) -> None:
 def test_a_zone_that_is_none_is_refused(zone: Any) -> None:
     with pytest.raises(InputError, match="is unknown"):
         Schedule("a", "@daily", {}, timezone=zone)
+
+
+def test_a_whole_number_of_others_is_one_or_none() -> None:
+    assert [read_whole(text) for text in ("0", b"12", "-3", "9" * 18)] == [0, 12, -3, 10**18 - 1]
+    for none in (None, "", b"", "-", "--5", "+5", " 5", "5_0", "²", "٣", "1e3", "nan", "9" * 19, "9" * 5000, b"\xff"):
+        assert read_whole(none) is None, none
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "--5", "²", "1e9", "", "nan"])

@@ -34,6 +34,10 @@ def fill(api: Api, evil: str) -> dict[str, str]:
         "waits_for": json.dumps({evil: evil}),
         "phases": json.dumps([{"name": evil, "at": 1, "us": 2}]),
         "files": json.dumps({name: {"size": len(evil.encode()), "at": 1} for name in (evil, "kept")}),
+        **dict.fromkeys(("user", "log_url", "avoid", "retried", "allowances", "needs", "limit_key", "cause"), evil),
+        "usage": json.dumps({evil: evil, "peak_memory": evil, "gpus": [{"name": evil}]}),
+        "checkpoint": json.dumps({"attempt": 1, "number": 1, "label": evil, "at": 1, "files": 1, "bytes": 1, evil: 1}),
+        "outputs": json.dumps({"1": {"state": evil, "files": 1, "bytes": 1, "why": evil}, evil: evil}),
         "attempt": "1",
         "token": "1",
         "state": "Crashed",
@@ -44,6 +48,13 @@ def fill(api: Api, evil: str) -> dict[str, str]:
     redis.rpush(keys.history(run.id), json.dumps({"state": "Crashed", "at": 1, "worker": evil, "reason": evil}))
     redis.zrem(keys.runs_by("state", "Pending"), run.id)
     redis.zadd(keys.runs_by("state", "Crashed"), {run.id: 1})
+    redis.rpush(keys.metrics(run.id), json.dumps({evil: 1, "loss": 0.5, "_step": 1, "x": evil}))
+    redis.hset(keys.usage(run.id), mapping={"1": json.dumps({"samples": [[evil]], evil: evil}), evil: evil})
+    redis.hset(
+        keys.group(run.id),
+        mapping=dict.fromkeys(("name", "queue", "project", "author"), evil) | {"made": "1", "size": "1"},
+    )
+    redis.rpush(keys.group_runs(run.id), run.id)
     waiting = submit(["true"], queue="waiting", api=api)
     redis.hset(keys.run(waiting.id), mapping={"name": evil, "reason": evil})
     device = {"id": evil, "name": evil, "memory": 1, "runs": [evil], "use": None}
@@ -82,4 +93,11 @@ def fill(api: Api, evil: str) -> dict[str, str]:
     redis.lpush(keys.REFUSED, json.dumps({"queue": evil, "reason": evil, "item": evil}), DEEP)
     redis.set(keys.deleted("gone"), json.dumps({"by": evil, "at": evil}))
     redis.hset(keys.PASSES, evil, 1)
+    for name in (f"user:{evil}", "project:lab"):
+        redis.sadd(keys.ALLOWANCES, name)
+        redis.hset(keys.allowance(name), mapping=dict.fromkeys(("waiting", "running", "gpus"), evil))
+    redis.sadd(keys.OUTBOX, evil)
+    redis.zadd(keys.outbox(evil), {evil: 1})
+    redis.hset(keys.outbox(evil, "notices"), evil, json.dumps({"name": evil, "at": evil, evil: evil}))
+    redis.hset(keys.outbox(evil, "state"), mapping=dict.fromkeys(("words", "holder", "until", "tries"), evil))
     return {"run": run.id, "waiting": waiting.id}

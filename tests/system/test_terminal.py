@@ -23,6 +23,7 @@ from launch_worker.sweeps.config import parse_config
 from launch_worker.terminal.cells import width_of
 from launch_worker.terminal.say import Styled
 from tests.support.hostile import DEEP, fill, sweep_of
+from tests.support.http_servers import KEY, serving
 from tests.support.redis_client import redis_of
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
@@ -145,6 +146,22 @@ def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url:
     # A colour of theirs is none of ours, but in a log.
     seen = written.decode().split("=====")
     assert not [part for part in seen if "\x1b[31mRED" in part and '"logs"' not in part and '"files"' not in part]
+
+
+def test_no_text_of_others_steers_a_terminal_through_a_server(
+    hostile: dict[str, str], redis_url: str, tmp_path: Path
+) -> None:
+    looks = [*looks_at(hostile), ["explain", hostile["waiting"]], ["metrics", hostile["run"]], ["allowances"]]
+    looks += [["report", hostile["run"]], ["usage"], ["audit"], ["channels"], ["groups"], ["users"], ["tokens"]]
+    commands = [["launch-worker", *(word.replace("\0", "") for word in words)] for words in looks]
+    with serving(redis_url, tmp_path) as server:
+        env = {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY}
+        written = on_terminal(redis_url, commands, tmp_path, env=env)
+    assert written.count(b"exit code") == len(commands), written[-2000:]
+    assert b"Traceback" not in written
+    assert written.count(b"PWN") > 50, "they did show what is hostile"
+    assert not steering(written)
+    assert b"\x1b[31mRED" not in written
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
