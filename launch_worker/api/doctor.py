@@ -71,6 +71,7 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("archive", _archive),
         ("engine", _engine),
         ("registry", _registries),
+        ("sandboxes", _sandboxes),
     ):
         try:
             yield from look(store, settings)
@@ -95,6 +96,26 @@ def _engine(store: Store, settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "engine", f"the container engine at {address()} answers")
     finally:
         engine.close()
+
+
+def _sandboxes(store: Store, settings: Settings) -> Iterator[Finding]:
+    """What makes the sandboxes here that queues ask for."""
+    configs = store.queue_configs(store.queue_names()).values()
+    asked = {str(sandbox) for config in configs if (sandbox := read_map(config).get("sandbox"))}
+    if not asked:
+        return
+    from launch_worker.queues.confinement import Demands
+    from launch_worker.runners.process.layers import Layers
+
+    layers = Layers(settings.work_dir, bwrap=settings.bwrap)
+    for sandbox in sorted(asked):
+        why = layers.why_not(Demands(sandbox))
+        if why:
+            advice = "workers of other machines take these queues; to have them taken here too: docs/security.md"
+            yield Finding("warning", "sandbox.none", f"this machine makes no sandbox {sandbox}: {why}", advice)
+        else:
+            by = "bubblewrap" if layers.bubblewrap(sandbox) else "Landlock"
+            yield Finding("ok", "sandbox", f"the sandbox {sandbox} is made by {by} on this machine")
 
 
 def _registries(store: Store, settings: Settings) -> Iterator[Finding]:

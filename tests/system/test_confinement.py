@@ -75,7 +75,8 @@ def test_a_run_of_a_private_queue_reaches_nothing_of_its_worker_and_says_what_an
     if layer == "landlock" and landlock.abi() < landlock.LEAST_ABI:
         pytest.skip("the kernel has no Landlock with scoped signals (Linux 6.12)")
     cluster.api.create_queue("lab", sandbox="private")
-    worker = cluster.worker("lab", env={"LAUNCH_BWRAP": "/nowhere/bwrap"} if layer == "landlock" else {})
+    by = {"LAUNCH_BWRAP": "/nowhere/bwrap"} if layer == "landlock" else {}
+    worker = cluster.worker("lab", env=by)
     work_dir = cluster.env["LAUNCH_WORK_DIR"]
     script = f"""
         exec 2>/dev/null
@@ -99,3 +100,5 @@ def test_a_run_of_a_private_queue_reaches_nothing_of_its_worker_and_says_what_an
     assert killed.wait(30) is RunState.FAILED
     assert killed.refresh().signal == "SIGKILL"
     assert cluster.api.workers()[0].description["layers"] == [layer]
+    said = cluster.run("launch-worker", "doctor", env=by).out
+    assert f"the sandbox private is made by {layer}" in " ".join(said.lower().split())

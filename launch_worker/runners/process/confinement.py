@@ -57,6 +57,8 @@ class Confinement:
         more = {"confined": self._in_guard} if self.account or self.limits else {}
         if not self.sandbox:
             return list(argv), dict(env), more
+        if _is_in(cwd, self.hidden) and not _is_in(cwd, (*self.own, *self.readable)):
+            raise StartError(f"working directory {cwd!r} is hidden from jobs in a sandbox")
         inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
         if not self.bubblewrap:
             rules = Rules(
@@ -69,9 +71,6 @@ class Confinement:
         if self.gpus and all(gpu.isdigit() for gpu in self.gpus):
             # The driver numbers anew those that it can open.
             inside["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(self.gpus))))
-        seen = (*self.own, *self.readable)
-        if _is_in(cwd, self.hidden) and not _is_in(cwd, seen):
-            raise StartError(f"working directory {cwd!r} is hidden from jobs in a sandbox")
         # bubblewrap would say so in the job's output, and exit as a job that has failed.
         try:
             check_program(list(argv), env=env, cwd=cwd)

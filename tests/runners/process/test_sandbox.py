@@ -100,6 +100,13 @@ def test_what_is_hidden_is_not_there_but_for_what_is_its_own(jobs: Jobs) -> None
     assert (own / "talk" / "to_worker").read_text() == "said\n"
 
 
+def test_a_working_directory_that_is_hidden_is_refused(jobs: Jobs) -> None:
+    (jobs.folder / "work").mkdir()
+    jobs.confinement = in_bubblewrap(jobs.folder, hidden=(str(jobs.folder / "work"),))
+    with pytest.raises(StartError, match="is hidden from jobs in a sandbox"):
+        jobs.start("true", cwd=jobs.folder / "work")
+
+
 def test_strict_has_no_network(jobs: Jobs) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
