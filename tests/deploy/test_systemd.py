@@ -56,7 +56,9 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )
-    ours = [line for line in verified.stderr.splitlines() if "launch" in line]
+    # A systemd before 254 ignores this one, as the units say.
+    later = "Unknown key 'DelegateSubgroup'"
+    ours = [line for line in verified.stderr.splitlines() if "launch" in line and later not in line]
     assert (verified.returncode, ours) == (0, []), verified.stderr
 
 
