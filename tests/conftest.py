@@ -16,6 +16,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.support import logins
 from tests.support.disks import disk
 from tests.support.engine import busybox_image, engine
 from tests.support.redis_client import redis_of
@@ -45,6 +46,8 @@ def pytest_configure() -> None:
     have_usual_signals(but_hang_up=True)
     # Tests may be root's, and so are the jobs of their workers.
     os.environ["LAUNCH_ALLOW_ROOT"] = "1"
+    if logins.OF_ALL:
+        logins.have_servers_know_the_users()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

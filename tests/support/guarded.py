@@ -13,14 +13,9 @@ from launch_worker.errors import BrokerUnavailableError
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import connect
 from tests.conftest import wait_until
+from tests.support.logins import CONFIG as CONFIG
+from tests.support.logins import USERS as USERS
 from tests.support.ports import own_port
-
-CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
-#: Users of each file, in its order.
-USERS = {
-    "users.conf": ("admin", "archive", "worker", "server", "server-reader", "scaler"),
-    "direct.conf": ("producer", "viewer"),
-}
 
 
 class Guarded:

@@ -20,6 +20,8 @@ from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.logins import OF_ALL as HAS_LOGINS
+from tests.support.logins import Logins
 from tests.support.sandboxes import OF_ALL, variables_of_all
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
@@ -80,9 +82,16 @@ class Cluster:
         self.env["LAUNCH_ALLOW_ROOT"] = "1"
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         self.env |= variables_of_all(folder)
+        self.logins = Logins(redis_url) if HAS_LOGINS else None
+        if self.logins is not None:
+            self.env["LAUNCH_REDIS_URL"] = self.logins.url("worker")
         #: Variables of commands and no worker: a server's address, in place of Redis'.
         self.door: dict[str, str] = {}
-        self.api = Api(settings=Settings.from_env(self.env))
+        # What a test looks at and does by itself is nobody's work.
+        self.api = Api(settings=Settings.from_env(self.env, redis_url=redis_url))
+        if self.logins is not None:
+            # As a worker that was there before: users of Redis load no functions.
+            self.api.store.heal([])
         self.parts: list[Part] = []
 
     def runs(self, **values: str) -> list[Run]:
@@ -158,7 +167,7 @@ class Cluster:
             process = subprocess.Popen(
                 ["launch-worker", "archive", "run"],
                 cwd=self.folder,
-                env=self.env,
+                env=self.env | self.login("launch-worker", "archive", "run"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -171,7 +180,7 @@ class Cluster:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.env | self.door | dict(env or {}),
+            env=self.env | self.login(*command) | self.door | dict(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
@@ -184,11 +193,15 @@ class Cluster:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.env | self.door,
+            env=self.env | self.login(*command) | self.door,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    def login(self, *command: str) -> dict[str, str]:
+        """The variables by which a command logs in, where that is another user than the worker's."""
+        return {} if self.logins is None else self.logins.of_command(command)
 
     def show(self, run_id: str) -> dict[str, Any]:
         result = self.run("launch-worker", "show", run_id, "--json")
@@ -246,6 +259,7 @@ def cluster(redis_url: str, tmp_path: Path, door: str, request: pytest.FixtureRe
     made.close()
     # Once all workers are gone no process of any job may be left, whatever the test did.
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
+    assert made.logins is None or made.logins.refused() == []
 
 
 def job_processes(run_id: str) -> list[int]:

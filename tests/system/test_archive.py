@@ -46,7 +46,12 @@ def start(cluster: Cluster) -> Part:
     with log_path.open("wb") as log:
         command = ["launch-worker", "archive", "run"]
         process = subprocess.Popen(
-            command, cwd=cluster.folder, env=cluster.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            cwd=cluster.folder,
+            env=cluster.env | cluster.login(*command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     _started.append(Part(process, log_path))
     return _started[-1]
