@@ -16,7 +16,14 @@ from launch_worker.api.naming import Meant
 from launch_worker.api.redis_runs import LINE_LIMIT, Opened
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.code.storage import storage_of
-from launch_worker.errors import DeletedRunError, InputError, LaunchError, NotAllowedError, UnknownRunError
+from launch_worker.errors import (
+    DeletedRunError,
+    InputError,
+    LaunchError,
+    NotAllowedError,
+    NotFoundError,
+    UnknownRunError,
+)
 from launch_worker.ids import RUN_ID, unique_run_id
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Log
@@ -26,7 +33,7 @@ from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured
-from launch_worker.people.roles import Act, visible
+from launch_worker.people.roles import Act, may, visible
 from launch_worker.server.asker import Asker
 from launch_worker.server.shared import Shared
 from launch_worker.server.sight import Seen
@@ -96,6 +103,8 @@ class Served(RedisTransport):
         if project not in self._submits_to:
             self._asker.check(Act.SUBMIT, project=project)
             self._submits_to.add(project)
+        if ready.spec.priority == "critical":
+            self._check_critical(ready.spec)
         upload = ready.spec.upload
         if upload not in ("", UNSENT) and not self._sight.is_everything and not self._has_sent(upload):
             # The job would read what others have sent.
@@ -103,6 +112,21 @@ class Served(RedisTransport):
                 f"upload {upload[:12]} was not sent by {self.actor}; send it first with: PUT /api/v1/uploads/SHA256"
             )
         return ready
+
+    def _check_critical(self, spec: RunSpec) -> None:
+        """Raises NotAllowedError for who would jump the line of others, where no admin has said who may."""
+        if may(self._asker.person, Act.ACT_ON_RUN, project=spec.project):
+            return
+        try:
+            queue = super().queue(spec.queue)
+            admits = queue.admits or (super().pool(queue.pool).admits if queue.pool else {})
+        except NotFoundError:
+            admits = {}
+        if not admits:
+            raise NotAllowedError(
+                "priority critical is for operators, where an admin has not said who may give it: "
+                f"launch-worker queues set {spec.queue} --admit GROUP=critical --admit '*=high'"
+            )
 
     def renew_upload(self, sha256: str) -> bool:
         """Keep an upload from now on for as long as a new one. Whether it is there, as far as the person may know."""

@@ -67,7 +67,7 @@ class Logins:
         if name not in ("launch-submit", "launch-worker"):
             return {}
         words = set(command[1:])
-        if name == "launch-worker" and "archive" in words:
+        if name == "launch-worker" and words & {"archive", "audit"}:
             return {"LAUNCH_REDIS_URL": self.url("archive")}
         of_admin = name == "launch-worker" and any(word in words and acts & words for word, acts in _OF_ADMINS.items())
         return {"LAUNCH_REDIS_URL": self.url("admin" if of_admin else "producer")}

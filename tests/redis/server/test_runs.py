@@ -133,6 +133,15 @@ def test_a_server_that_is_away_and_a_login_that_is_wrong_say_so(server: TestServ
     assert wrong.value.exit_code == 77
 
 
+def test_priority_critical_is_for_operators_where_no_admin_says_who_may_give_it(people: dict[str, Api]) -> None:
+    for queue in ("default", "nobody-has-made"):
+        with pytest.raises(NotAllowedError, match="priority critical is for operators"):
+            submit(["true"], queue=queue, project=OPEN, priority="critical", api=people["member"])
+        assert submit(["true"], queue=queue, priority="critical", api=people["operator"]).record.priority == 0
+    people["admin"].create_queue("urgent", admits={"*": "critical"})
+    assert submit(["true"], queue="urgent", priority="critical", api=people["member"]).record.priority == 0
+
+
 def test_a_member_acts_on_own_runs_and_an_operator_on_all(people: dict[str, Api]) -> None:
     own = submit(["true"], project=OPEN, api=people["member"])
     other = submit(["true"], project=OPEN, api=people["insider"])

@@ -55,6 +55,23 @@ def reason_of(store: Store, run_id: str) -> str:
     return store.get(run_id).reason
 
 
+def test_each_user_without_an_allowance_has_that_of_every_user(store: Store) -> None:
+    allow(store, "user:*", waiting=2)
+    allow(store, "user:bob", waiting=5)
+
+    for user, most in (("ada", 2), ("bob", 5), ("eve", 2)):
+        for count in range(most):
+            store.create(f"{user}{count:0>12}", SPEC, user=user)
+        with pytest.raises(InputError, match=f"user {user} may have {most} waiting runs"):
+            store.create(D, SPEC, user=user)
+    # It is each user's own number, and one that is changed counts at once.
+    allow(store, "user:*", waiting=3)
+    store.create(A, SPEC, user="ada")
+    allow(store, "user:*")
+    store.create(B, SPEC, user="eve")
+    store.create(C, SPEC, user="eve")
+
+
 def test_a_run_counts_for_its_user_their_groups_and_its_project(store: Store) -> None:
     for name in ("user:ada", "user:bob", "group:ml", "group:other", "project:me/iris", "project:me"):
         allow(store, name, waiting=5)

@@ -16,11 +16,15 @@ local function settings_of(kind, name, with_config)
 end
 
 local known_allowances = {}
--- How many runs of an allowance may wait and run, and how many GPUs they may hold; nil for no such limit.
+-- How many runs of an allowance may wait and run, and how many GPUs they may hold; nil for no such limit. A user without
+-- an allowance has that of every user, user:*.
 local function allowance_of(name)
   local known = known_allowances[name]
   if not known then
     local found = redis.pcall('HMGET', 'launch:allowance:' .. name, 'waiting', 'running', 'gpus')
+    if not (found.err or found[1] or found[2] or found[3]) and string.sub(name, 1, 5) == 'user:' then
+      found = redis.pcall('HMGET', 'launch:allowance:user:*', 'waiting', 'running', 'gpus')
+    end
     known = found.err and {} or {waiting = tonumber(found[1] or ''), running = tonumber(found[2] or ''),
       gpus = tonumber(found[3] or '')}
     known_allowances[name] = known
@@ -38,7 +42,10 @@ local function allowances_for(user, groups, project)
     local wanted, found = {'user:' .. user, project ~= '' and 'project:' .. string.gsub(project, '/', ':') or nil}, {}
     for group in string.gmatch(groups, '%S+') do wanted[#wanted + 1] = 'group:' .. group end
     for _, name in ipairs(wanted) do
-      if redis.pcall('SISMEMBER', 'launch:allowances', name) == 1 then found[#found + 1] = name end
+      if redis.pcall('SISMEMBER', 'launch:allowances', name) == 1
+        or name == wanted[1] and redis.pcall('SISMEMBER', 'launch:allowances', 'user:*') == 1 then
+        found[#found + 1] = name
+      end
     end
     known_of_users[asker] = table.concat(found, ' ')
   end
