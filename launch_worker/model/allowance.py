@@ -33,7 +33,7 @@ class Allowance:
 def check_allowance(name: str, *numbers: int | None) -> None:
     """Raise InputError for a name or a number that cannot be one of an allowance."""
     if not _NAME.fullmatch(name):
-        raise InputError("an allowance is of user:NAME, group:NAME or project:NAME, or of user:*, each user without one")
+        raise InputError("an allowance is of user:NAME, group:NAME or project:NAME, or user:*, each user without one")
     if any(number is not None and not 0 <= number <= MOST for number in numbers):
         raise InputError(f"an allowance is a number from 0 to {MOST:,}")
 
