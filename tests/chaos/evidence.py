@@ -187,6 +187,8 @@ class Stamps:
     #: Attempt (RUN.ATTEMPT) whose outputs it was given, and how many; and the names of those that were otherwise.
     took: tuple[str, int] | None = None
     spoiled: list[str] = field(default_factory=list)
+    #: Version of the package in its environment; '' for none that was stamped.
+    wheel: str = ""
     #: When it got the signal ahead of its end.
     ahead: list[float] = field(default_factory=list)
 
@@ -218,6 +220,8 @@ class Stamps:
                 stamps.took = (more[0], int(more[1]))
             elif word == "spoiled":
                 stamps.spoiled.append(more[0])
+            elif word == "wheel":
+                stamps.wheel = more[0]
             elif word == "ahead":
                 stamps.ahead.append(at)
             if pid == main:

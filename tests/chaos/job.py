@@ -21,6 +21,7 @@ and of its parent's parent, the worker, and its devices), `child` and `beat` eve
     outputs=N     leave N files in LAUNCH_OUTPUT_DIR, each written beside its place and renamed: half of them at first
     takes         read the files of that kind that it was given as input
     ahead         stamp SIGUSR1
+    wheel=N       stamp `wheel VERSION`, that of the package in its environment, or `none`
 
 With `epochs` it stamps `found FIRST SECOND` with what the two files had at first (0: there was none), and `kept N` for
 each epoch of which its worker has said that it is stored. With `outputs` it stamps `left N` once all files are there,
@@ -208,6 +209,12 @@ except OSError:
     stamp("unprinted")
 if "takes" in flags:
     take()
+if "wheel" in flags:
+    try:
+        from chaos_wheel import VERSION  # type: ignore[import-not-found]
+    except ImportError:
+        VERSION = "none"
+    stamp("wheel", VERSION)
 outputs = int(flags.get("outputs", 0))
 leave(range(outputs // 2))
 if "epochs" in flags and "LAUNCH_CHECKPOINT_DIR" in os.environ:

@@ -70,6 +70,8 @@ QUEUES = ("default", "gpu")
 CONTAINER_QUEUE = "box"
 #: What runs with a time limit have besides, and how often they go on.
 SIGNAL, GOES_ON = "USR1@1", 2
+#: Versions of the package that Python environments are made with.
+WHEELS = (1, 2, 3)
 #: GPUs of each worker, which only have numbers.
 DEVICES = 2
 _PRIORITIES = ("critical", "high", "medium", "medium", "low")
@@ -313,11 +315,13 @@ def _submission(rng: Random, at_s: float) -> Submission:
             (rng.uniform(0.1, 2), rng.randint(1, 5), (f"outputs={rng.randint(1, 12)}",)),
             (rng.uniform(0.0, 1), 0, ("takes",)),
             (rng.uniform(1, 9), 0, ("ahead",)),
+            (rng.uniform(0, 1), 0, (f"wheel={rng.choice(WHEELS)}",)),
         ),
-        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2, 10, 4, 12, 6, 8, 6),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2, 10, 4, 12, 6, 8, 6, 6),
     )[0]
     kind = rng.choices(("plain", "cancelled at its end", "later", "code", "container"), (78, 5, 6, 5, 6))[0]
-    is_container = kind == "container" and not {"takes", "ahead"}.intersection(flags)
+    needs_environment = any(flag.startswith("wheel=") for flag in flags)
+    is_container = kind == "container" and not needs_environment and not {"takes", "ahead"}.intersection(flags)
     has_rules = rng.random() < 0.15
     return Submission(
         at_s=at_s,
@@ -334,7 +338,7 @@ def _submission(rng: Random, at_s: float) -> Submission:
         key=rng.choices(("", "licence"), (92, 8))[0],
         cancel_off_s=rng.uniform(-0.03, 0.03) if kind == "cancelled at its end" else None,
         delay_s=round(rng.uniform(1, 6), 2) if kind == "later" else 0.0,
-        has_code=kind == "code",
+        has_code=kind == "code" and not needs_environment,
         is_container=is_container,
         notify=rng.choice(_NOTIFY),
         rules=f"{code or 1}={rng.randint(1, 2)},crashed={rng.randint(1, 3)}" if has_rules else "",

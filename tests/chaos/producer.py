@@ -52,8 +52,11 @@ class Producer(Agenda):
         asked_at = boot_time_s()
         other = self._left[-1] if planned.takes and self._left else ""
         flags = [flag for flag in planned.flags if flag != "takes" or other]
+        wheel = next((flag.partition("=")[2] for flag in flags if flag.startswith("wheel=")), "")
+        # Without -S: what its environment has.
+        python = ["python", "-I"] if wheel else [sys.executable, "-I", "-S"]
         run = submit(
-            [sys.executable, "-I", "-S", JOB, str(self._boxed if planned.is_container else self._stamps),
+            [*python, JOB, str(self._boxed if planned.is_container else self._stamps),
              str(planned.seconds), str(planned.code), *flags],
             queue=planned.queue,
             priority=planned.priority,
@@ -70,6 +73,7 @@ class Producer(Agenda):
             concurrency_key=planned.key or None,
             delay=planned.delay_s or None,
             uri=self._code_url if planned.has_code else None,
+            requirements=self._stamps.with_name("wheels") / f"{wheel}.txt" if wheel else None,
             image=self._image if planned.is_container else None,
             notify=[planned.notify] if planned.notify else None,
             api=self._api,

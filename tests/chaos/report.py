@@ -40,7 +40,7 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
     yield (
         "rules",
         f"{findings.ruled:6}   runs had some; {findings.timed_out} attempts reached their time limit, "
-        f"{findings.halted} groups were halted",
+        f"{findings.halted} groups were halted, {findings.in_environments} attempts ran in an environment",
     )
     late = findings.told_s
     shares = [

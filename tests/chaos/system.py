@@ -32,11 +32,12 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.chaos.engine import IMAGE, OwnEngine, mounts
 from tests.chaos.evidence import Evidence, Life, Span
-from tests.chaos.plan import CHANNEL, CONTAINER_QUEUE, DEVICES, HIDDEN, LEASE_S, PEOPLE, QUEUES
+from tests.chaos.plan import CHANNEL, CONTAINER_QUEUE, DEVICES, HIDDEN, LEASE_S, PEOPLE, QUEUES, WHEELS
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
 from tests.support.githost import GitHost
 from tests.support.ports import own_port
+from tests.support.wheels import add_wheel, uv_settings
 from tests.system.conftest import Cluster, Part
 
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PASS_S": "0.5"}
@@ -142,6 +143,11 @@ class System:
         self.cluster.env |= {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
         self.log_url = self.cluster.env["LAUNCH_LOG_URL"] = f"file://{folder}/logs"
         self.output_url = self.cluster.env["LAUNCH_OUTPUT_URL"] = f"file://{folder}/outputs"
+        wheels = folder / "wheels"
+        for version in WHEELS:
+            add_wheel(wheels, "chaos_wheel", str(version))
+            (wheels / f"{version}.txt").write_text(f"chaos_wheel=={version}\n")
+        self.cluster.env |= uv_settings(wheels)
         self.code = GitHost(folder / "git")
         repository = self.code.repository("slow/code")
         repository.commit({"README": "Code that a run asks for.\n"})

@@ -486,6 +486,13 @@ def test_a_group_that_is_halted_too_late_or_too_soon_is_found(
     assert [violation in text for text in found] == [True] * bool(violation), found
 
 
+@pytest.mark.parametrize(("wheel", "is_wrong"), [("2", False), ("", False), ("1", True), ("none", True)])
+def test_an_environment_that_is_another_ones_is_found(wheel: str, is_wrong: bool) -> None:
+    written = {1: replace(stamps(2.1, 4.9), wheel=wheel)}
+    run = replace(facts(*ONE, ("Finished", 5, 1, ""), written=written), wheel="2")
+    assert any("and wanted version 2" in text for text in check(run).violations) is is_wrong
+
+
 def test_a_crashed_run_that_proves_alive_halts_no_group() -> None:
     alive = (*ONE, ("Crashed", 3, 1, "heartbeats stopped"), ("Running", 4, 1, "alive"), ("Finished", 6, 1, ""))
     late = (("Pending", 1, 0, ""), ("Running", 5, 1, ""), ("Finished", 6, 1, ""))

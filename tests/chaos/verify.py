@@ -69,6 +69,8 @@ class RunFacts:
     rules: dict[str, int] = field(default_factory=dict)
     #: Seconds of its time limit; 0 for none.
     timeout_s: float = 0.0
+    #: Version of the package that its environment is to have; '' for no environment.
+    wheel: str = ""
     #: Whether a disk was full while it ran.
     was_disk_full: bool = False
 
@@ -94,9 +96,11 @@ class Findings:
     #: Attempts whose outputs are kept, and attempts that were given such.
     outputs: int = 0
     took: int = 0
-    #: Runs with rules of their own, attempts that reached their time limit, and groups that were halted.
+    #: Runs with rules of their own, attempts that reached their time limit, or found the package of their environment,
+    #: and groups that were halted.
     ruled: int = 0
     timed_out: int = 0
+    in_environments: int = 0
     halted: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
@@ -138,7 +142,7 @@ def read_runs(
         run.lines = int(flags.get("print", 0))
         if "flood" in flags:
             run.last_line = b"%d" % ((int(flags["flood"]) << 14) - 1)
-        run.mark = flags.get("mark", "")
+        run.mark, run.wheel = flags.get("mark", ""), flags.get("wheel", "")
         for number, seen in written.items() if run.lines or run.last_line else ():
             if seen.code == 0 and not seen.unprinted:
                 run.logs[number] = b"".join(chunk.data for chunk in store.log(record.id, number))
@@ -185,6 +189,7 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
         findings.states[run.record.state.value] += 1
         findings.attempts += len(run.attempts)
         findings.resumed += sum(bool(stamps.found and stamps.found[0]) for stamps in run.stamps.values())
+        findings.in_environments += sum(bool(stamps.wheel) for stamps in run.stamps.values())
         findings.ruled += bool(run.rules)
         findings.timed_out += sum(attempt.reason.startswith("time limit of ") for attempt in run.attempts)
         findings.took += sum(stamps.took is not None for stamps in run.stamps.values())
@@ -327,6 +332,9 @@ class _Check:
                 self.wrong.append(f"attempt {number} was executed {len(stamps.starts)} times")
             if number not in known:
                 self.wrong.append(f"attempt {number} was executed, and is not in its history")
+            if self.run.wheel and stamps.wheel not in ("", self.run.wheel):
+                wanted = f"wanted version {self.run.wheel} of its package"
+                self.wrong.append(f"attempt {number} had version {stamps.wheel}, and {wanted}")
             if len(stamps.ahead) > 1:
                 self.wrong.append(f"attempt {number} got the signal ahead of its end {len(stamps.ahead)} times")
         spans = sorted((s.first, s.last, number) for number, s in self.run.stamps.items())
