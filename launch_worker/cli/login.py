@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import os
 import socket
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -36,6 +38,12 @@ def login_command(server: str, name: str | None, by_token: bool, expires: str, a
     use.
     """
     url = _settings(server).api_url
+    if is_readable_on_the_way(url):
+        terminal.say(
+            f"launch-worker: {url} is not encrypted: whoever is on the way can read your password and your token, and "
+            "act as you; ask for an https:// address of it",
+            err=True,
+        )
     ways = {} if by_token else _connect(Settings(api_url=url)).ask("GET", "/login")
     if by_token or not ways["passwords"]:
         if sys.stdin.isatty():
@@ -65,6 +73,17 @@ def login_command(server: str, name: str | None, by_token: bool, expires: str, a
         terminal.echo_json({"url": url, "kept_in": str(path), **account})
     else:
         terminal.say(f"you are {account['name']} at {url} ({account['role']}); the login is kept in {path}")
+
+
+def is_readable_on_the_way(url: str) -> bool:
+    """Whether others can read what is sent to a server: without TLS, and not within this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost"
+    return parts.scheme == "http" and not is_here
 
 
 def _token_by_password(url: str, name: str, password: str, *, expires: str) -> str:

@@ -22,6 +22,8 @@ _MOST_ANSWER = 16 << 10
 _MOST_WAIT_S = 86400.0
 #: Answers to which the same message will get the same answer: it is refused, or the receiver is gone for good.
 _FINAL = frozenset({400, 410, 413, 415, 422})
+#: Addresses at which clouds have the keys of a machine, beside link-local ones.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
 
 
 def post_json(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float) -> None:
@@ -102,7 +104,7 @@ def is_allowed(address: str) -> bool:
         return False
     mapped = getattr(found, "ipv4_mapped", None)
     found = mapped or found
-    return not (found.is_link_local or found.is_multicast or found.is_unspecified)
+    return found not in _METADATA and not (found.is_link_local or found.is_multicast or found.is_unspecified)
 
 
 @contextmanager

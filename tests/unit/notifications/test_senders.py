@@ -194,7 +194,15 @@ def test_nobody_there_is_a_sentence() -> None:
 
 
 def test_no_notice_goes_to_addresses_where_clouds_keep_keys() -> None:
-    for address in ("169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1", "junk"):
+    for address in (
+        "169.254.169.254",
+        "fe80::1%eth0",
+        "::ffff:169.254.169.254",
+        "fd00:ec2::254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "junk",
+    ):
         assert not is_allowed(address), address
     for address in ("127.0.0.1", "10.1.2.3", "192.0.2.1", "::1", "2001:db8::1"):
         assert is_allowed(address), address
