@@ -14,6 +14,7 @@ import pytest
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.kept_outputs import read_outputs
 from launch_worker.model.run import Record
+from launch_worker.objects import Objects
 from launch_worker.outputs import content, sender
 from launch_worker.outputs.content import Bounds, Found
 from launch_worker.outputs.garbage import collect
@@ -198,3 +199,56 @@ def test_content_that_a_collection_takes_from_a_sender_is_sent_again(
     found = machine.stored.manifest(left[0][0].id, 1)
     assert found is not None
     assert b"".join(machine.stored.pieces(found.files[0])) == b"the same"
+
+
+class _Died(BaseException):
+    """Ends a thread where it is, as a kill would."""
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+def test_a_worker_may_die_at_each_step_of_sending(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    """Two workers of the machine take up what it has left, at the same time."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    steps = [(Objects, name) for name in ("get", "facts", "put")]
+    steps += [(Store, "keep_outputs"), (Outgoing, "delete")]  # type: ignore[list-item]
+    number = died_at = 0
+    while died_at == number:
+        number += 1
+        machine = Machine(store, tmp_path / str(number))
+        record, name = machine.leave(b"%d" % number)
+        count = 0
+
+        def step(call: Callable[..., Any], last: int, *args: Any, **options: Any) -> Any:
+            nonlocal count, died_at
+            count += 1
+            dies = count == last
+            try:
+                return call(*args, **options) if is_done or not dies else None
+            finally:
+                if dies:
+                    died_at = last
+                    raise _Died
+
+        first = machine.sender()
+        with monkeypatch.context() as dying:
+            for owner, method in steps:
+                call = getattr(owner, method)
+                dying.setattr(owner, method, _bound(step, call, number))
+            first.send(name)
+            (thread,) = first._threads
+            wait_until(lambda: not thread.is_alive() or (died_at < number and machine.is_noted(record)))  # noqa: B023
+        for other in (machine.sender(), machine.sender()):
+            other.adopt()
+        machine.wait_until_sent(record)
+        found = machine.stored.manifest(record.id, 1)
+        assert found is not None
+        assert b"".join(machine.stored.pieces(found.files[0])) == b"%d" % number
+        for each in machine.senders:
+            each.close(at_once=True)
+    assert number > 6
+
+
+def _bound(step: Callable[..., Any], call: Callable[..., Any], last: int) -> Callable[..., Any]:
+    return lambda *args, **options: step(call, last, *args, **options)
