@@ -441,7 +441,7 @@ class RunFile:
     @property
     def saved_at(self) -> str:
         """ISO 8601 in UTC: an output's last change by its worker's clock, a saved file's time by the server's."""
-        return isoformat(self._file.at) or ""
+        return isoformat(self._file.at or None) or ""
 
     def as_json(self) -> dict[str, Any]:
         """The object of `files --json`."""

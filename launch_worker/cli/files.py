@@ -24,7 +24,7 @@ _COLUMNS: dict[str, tuple[terminal.Column, Callable[[RunFile], Any]]] = {
     "size": (terminal.Column("SIZE", right=True), lambda file: None if file.link else humane.size(file.size)),
     "attempt": (terminal.Column("ATTEMPT", 2, right=True), lambda file: file.attempt),
     "from": (terminal.Column("FROM", 3), lambda file: file.kind),
-    "saved": (terminal.Column("SAVED", 1), lambda file: terminal.ago(file.saved_at)),
+    "saved": (terminal.Column("SAVED", 1), lambda file: terminal.ago(file.saved_at or None)),
     "bytes": (terminal.Column("BYTES", right=True), lambda file: None if file.link else file.size),
     "sha256": (terminal.Column("SHA256"), lambda file: file.sha256 or None),
 }

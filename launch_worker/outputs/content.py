@@ -23,6 +23,8 @@ from typing import NamedTuple, TypeVar
 from launch_worker.errors import DamagedError, InputError, LaunchError
 from launch_worker.model.links import resolved
 from launch_worker.outputs.manifest import (
+    EARLIEST_US,
+    LATEST_US,
     MAX_FILES,
     LeftOut,
     Link,
@@ -313,7 +315,8 @@ def store_folder(
             found.leave_out(file.path, sending.failed[file.path])
         else:
             sha256 = sending.hashed[file.path]
-            times = file.mtime_ns // 1000
+            # A job may give a file any time.
+            times = min(max(file.mtime_ns // 1000, EARLIEST_US), LATEST_US)
             files.append(StoredFile(file.path, file.size, sha256, file.mode, times, sending.name(sha256)))
     links = tuple(_leading_somewhere(found, files))
     return Manifest(run_id, attempt, tuple(files), tuple(found.left_out), found.left_out_count, links)

@@ -24,6 +24,8 @@ MAX_BYTES = 256 << 20
 MAX_FILES = 200_000
 #: Bytes of a path at most, and of each of its parts, as Linux has them.
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
+#: First and last time that a file may have, microseconds since 1970: in the years 1 and 9999, as a calendar has them.
+EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_000_000
 #: Names of a file's facts in JSON, in the order of `StoredFile`.
 _FIELDS = ("path", "size", "sha256", "mode", "mtime", "content")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -183,7 +185,7 @@ def _file(known: Any) -> StoredFile:
         raise ValueError(f"{str(sha256)[:100]!r} is no hash")
     if not isinstance(content, str) or not _CONTENT.fullmatch(content) or not content.endswith(sha256):
         raise ValueError(f"no object of {sha256} is called {str(content)[:100]!r}")
-    if type(known["mtime"]) is not int or abs(known["mtime"]) >= 1 << 62:
+    if type(known["mtime"]) is not int or not EARLIEST_US <= known["mtime"] <= LATEST_US:
         raise ValueError(f"{str(known['mtime'])[:40]!r} is no time")
     return StoredFile(path, _count(known["size"]), sha256, _count(mode) & 0o777, known["mtime"], content)
 

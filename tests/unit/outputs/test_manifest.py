@@ -88,6 +88,8 @@ def test_a_path_out_of_the_folder_is_refused(path: Any) -> None:
         {"size": 1.5},
         {"mode": "0644"},
         {"mtime": "now"},
+        {"mtime": 1 << 60},
+        {"mtime": -(1 << 60)},
     ],
 )
 def test_another_object_or_no_number_is_refused(facts: dict[str, Any]) -> None:
