@@ -45,8 +45,8 @@ def list_command(url: str | None, as_json: bool) -> None:
     for key in found:
         shown = key.as_json()
         is_of = "a server" if key.is_server else "a submitter"
-        state = f"revoked {terminal.when(shown['revoked_at'], '')}" if key.revoked_at is not None else "trusted"
-        rows.append((key.id, key.name, is_of, state, terminal.when(shown["trusted_at"], ""), str(key.public)))
+        since, until = terminal.when(shown["trusted_at"], ""), terminal.when(shown["revoked_at"], "no")
+        rows.append((key.id, key.name, is_of, since, until, str(key.public)))
     terminal.table(_COLUMNS, rows)
 
 
@@ -54,8 +54,8 @@ _COLUMNS = (
     Column("ID"),
     Column("NAME", least=10),
     Column("OF", 3),
-    Column("STATE", 1),
-    Column("SINCE", 2, right=True),
+    Column("TRUSTED", 2, right=True),
+    Column("REVOKED", 1, right=True),
     Column("KEY", 4, least=12),
 )
 

@@ -21,7 +21,7 @@ def show_all(submitter: Submits, items: Sequence[Item], *, strict: bool) -> None
 
     from launch_worker import terminal
     from launch_worker.model import item_schema
-    from launch_worker.model.run import mask_env
+    from launch_worker.model.run import MASK, mask_env
     from launch_worker.model.units import isoformat
 
     submitter.check_items(items, strict=strict)
@@ -29,6 +29,9 @@ def show_all(submitter: Submits, items: Sequence[Item], *, strict: bool) -> None
         completed = submitter.complete(item.given)
         version, spec = item_schema.version_of(completed), asdict(completed)
         spec["env"] = mask_env(spec["env"])
+        if item.secrets:
+            # They are sealed when the run has its id.
+            version, spec["secrets"] = max(version, item_schema.SINCE["secrets"]), dict.fromkeys(item.secrets, MASK)
         if item.upload is not None:
             spec["upload"] = f"(the folder {item.upload})"
         shown = {"version": version, "item": spec, "delay_s": item.delay_s, "at": isoformat(item.at_us)}

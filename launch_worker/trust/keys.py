@@ -54,7 +54,7 @@ def read_public(text: str, kind: Kind) -> PublicKey:
         if word.startswith(_PRIVATE) and found:
             raise InputError(f"this is a private {found}, which nobody else may see; give the public one, {kind}:…")
         wanted = f"a {_WORDS[kind]} is written as {kind}:… and 43 characters, as launch-worker keys prints it"
-        raise InputError(f"{wanted}; this is {f'a {found}' if found else 'no such key'}")
+        raise InputError(f"{wanted}; this is {f'a {found}' if found and word != kind else 'no such key'}")
     return PublicKey(kind, raw)
 
 

@@ -171,6 +171,11 @@ def _said(form: Form, served: Served, asker: Asker) -> Said:
     texts = {name: form.text(name) for name in ("command", *_OPTIONS) if form.text(name)}
     kept = tuple(name for name in form.texts(_KEPT) if origin is not None and name in origin.hidden and origin.is_own)
     said = _read(texts, kept, origin)
+    if origin is not None and (names := origin.options.get("secrets")):
+        said.problems[""] = (
+            f"the run that this form began with has secrets ({', '.join(names)}), whose values nobody can read; submit "
+            "it where they are set, by the command beside this form"
+        )
     if not said.problems:
         try:
             _check(said.options)
@@ -313,6 +318,8 @@ def _show(request: Request, shared: Shared, asker: Asker, said: Said, *, code: i
     unsaid = {name for name, value in mask_env(shown.get("env", {})).items() if value == MASK}
     if "upload" in shown:
         shown["upload"] = "."
+    if origin is not None and "secrets" in origin.options:
+        shown["secrets"] = origin.options["secrets"]
     fields = {option.name: _field(option, said) for option in (_COMMAND, *_OPTIONS.values())}
     more = [
         (title, [fields[option.name] for option in options if option.name not in (*FIRST, *SECOND, *_NOT_HERE)])

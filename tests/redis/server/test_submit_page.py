@@ -153,6 +153,14 @@ def test_secrets_of_others_are_not_taken_over(shown: TestServer, kept: Store, to
         assert "env" not in spec_of(kept, client.post("/submit", data=said))
 
 
+def test_a_copy_of_a_run_with_sealed_secrets_is_submitted_where_they_are_set(person: httpx.Client, kept: Store) -> None:
+    first = create(kept, secrets={"TOKEN": f"{'0' * 16}.AAAA"})
+    assert " --secret TOKEN " in command_in(person.get(f"/submit?from={first}").text)
+    answer = person.post("/submit", data={"command": "true", "from": first})
+    assert answer.status_code == 422
+    assert "has secrets (TOKEN)" in unescape(answer.text)
+
+
 def test_only_who_may_submit_there_does(shown: TestServer, kept: Store, tokens: dict[str, str]) -> None:
     hidden = create(kept, project=PRIVATE)
     with shown.client(tokens["viewer"]) as client:
