@@ -13,7 +13,7 @@ from typing import Any
 
 from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import containers_mark, undeleted_folder
-from launch_worker.errors import LaunchError
+from launch_worker.errors import InputError, LaunchError
 from launch_worker.humane import plural
 from launch_worker.humane import size as format_size
 from launch_worker.model.finding import Finding
@@ -26,6 +26,7 @@ from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
 from launch_worker.store.store import Store
+from launch_worker.trust.trusted import ANY, TrustedKey
 from launch_worker.untrusted.ownership import why_not_ours
 from launch_worker.untrusted.text import read_map
 
@@ -72,6 +73,7 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("engine", _engine),
         ("registry", _registries),
         ("sandboxes", _sandboxes),
+        ("signers", _signers),
     ):
         try:
             yield from look(store, settings)
@@ -133,6 +135,26 @@ def _registries(store: Store, settings: Settings) -> Iterator[Finding]:
     configs = map(store.queue_config, store.queue_names())
     wanted = {str(read_map(config).get("container", {}).get("registry_auth", "")) for config in configs}
     yield from check_logins(folder, sorted(wanted | {""}), is_shared=not settings.work_dir_trusted)
+
+
+def _signers(store: Store, _: Settings) -> Iterator[Finding]:
+    """The queues that take signed runs only, and none whose key is trusted."""
+    known = []
+    for text in store.trusted_keys():
+        with contextlib.suppress(InputError):
+            known.append(TrustedKey.of_text(text))
+    trusted = [key for key in known if key.revoked_at is None]
+    for name in store.queue_names():
+        signers = read_map(store.queue_config(name)).get("signers")
+        named = list(map(str, signers)) if isinstance(signers, list) else []
+        if named and not any(key.is_named(one) for key in trusted for one in named):
+            whom = "any trusted key" if ANY in named else " or ".join(named[:3])
+            yield Finding(
+                "warning",
+                "queue.signers",
+                f"queue {name} takes only runs that are signed by {whom}, and Redis has no such trusted key",
+                "launch-worker keys trust sign:… --name NAME; workers with LAUNCH_TRUSTED_KEYS have keys of their own",
+            )
 
 
 def _archive(store: Store, settings: Settings) -> Iterator[Finding]:

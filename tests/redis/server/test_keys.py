@@ -71,6 +71,8 @@ def test_a_queue_with_signers_takes_nothing_that_nobody_can_sign(through: Api, s
     with pytest.raises(InputError, match="this is a signing key"):
         through.set_queue("signed", sealing_key=str(new_private("sign").public))
     assert list(store.runs()) == []
+    [found] = (one for one in through.findings() if one.name == "queue.signers")
+    assert "signed by any trusted key, and Redis has no" in found.text
     through.set_queue("signed", signers=None)
     assert submit(["true"], queue="signed", api=through).is_new
 
