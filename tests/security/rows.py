@@ -170,7 +170,10 @@ ROWS: dict[str, Row] = {
     "C2": Row(
         "an item copied into a worker's own list",
         REFUSED,
-        (DAMAGE + "test_a_worker_executes_only_runs_of_queues_that_it_consumes",),
+        (
+            DAMAGE + "test_a_worker_executes_only_runs_of_queues_that_it_consumes",
+            "deploy/test_acl.py::test_what_is_not_a_users_work_is_refused",
+        ),
     ),
     "C3": Row("a record whose id leads out of the work folder", REFUSED, (ANY_RECORD,)),
     "C5": Row(
@@ -179,6 +182,8 @@ ROWS: dict[str, Row] = {
         (
             DAMAGE + "test_an_attempt_number_of_two_hundred_million_keeps_redis_from_nobody",
             DAMAGE + "test_hostile_counts_keep_redis_from_nobody",
+            "redis/store/test_bounds.py::test_a_call_does_a_bounded_number_of_commands_however_much_there_is",
+            "redis/store/test_bounds.py::test_no_number_in_a_record_is_what_a_loop_counts_to",
         ),
     ),
     "C6": Row(
@@ -234,7 +239,11 @@ ROWS: dict[str, Row] = {
     "C27": Row(
         "20,000 runs of one person before another's",
         ALLOWED,
-        ("redis/store/test_allowances.py::test_more_runs_than_may_wait_are_refused",),
+        (
+            "redis/store/test_allowances.py::test_more_runs_than_may_wait_are_refused",
+            "redis/store/test_allowances.py::test_each_user_without_an_allowance_has_that_of_every_user",
+            "redis/server/test_runs.py::test_priority_critical_is_for_operators_where_no_admin_says_who_may_give_it",
+        ),
     ),
     "C28": Row("the worker's login by --env-from", REFUSED, (SITE + "test_a_job_gets_no_login_of_its_worker",)),
     "C29": Row(
