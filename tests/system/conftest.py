@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,12 +72,23 @@ def open_to_jobs(folder: Path) -> None:
     os.umask(0)
 
 
+def seen_by_all(argv: list[str]) -> list[str]:
+    """The command, in a mount namespace where jobs of another account can execute this Python."""
+    if not RUN_AS:
+        return argv
+    from tests.security.site import opening
+
+    return ["unshare", "--mount", "sh", "-c", f"{opening()}\nexec {shlex.join(argv)}"]
+
+
 class Cluster:
     """The launch system of one test: a Redis, a folder, and the processes that the test starts."""
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.redis_url = redis_url
         self.folder = folder
+        if RUN_AS:
+            open_to_jobs(folder)
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "CELERY_"))}
         self.env |= TIMES | {"LAUNCH_REDIS_URL": redis_url, "LAUNCH_WORK_DIR": str(folder / "work")}
         self.env["LAUNCH_ALLOW_ROOT"] = "1"
@@ -110,7 +122,7 @@ class Cluster:
         log_path = self.folder / f"{name}.{len(self.parts)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                by(sys.executable, "-m", "celery", "-A", "launch_worker", *arguments),
+                seen_by_all(by(sys.executable, "-m", "celery", "-A", "launch_worker", *arguments)),
                 cwd=cwd or self.folder,
                 env=self.env | dict(env or {}),
                 stdin=subprocess.DEVNULL,
@@ -248,8 +260,6 @@ def server_for_all(redis_server: RedisServer, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def cluster(redis_url: str, tmp_path: Path, door: str, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
-    if RUN_AS:
-        open_to_jobs(tmp_path)
     if door == "http":
         server = request.getfixturevalue("server_for_all")
         # Redis' own address is one where nobody listens.

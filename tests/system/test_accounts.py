@@ -51,7 +51,9 @@ def test_a_job_of_another_account_leaves_what_any_job_leaves(open_cluster: Clust
     foreign.chmod(0o666)
     cluster.api.create_queue("apart", run_as="nobody", sandbox=sandbox or None, limits={"pids": 100})
     cluster.worker("apart")
-    run = submit(["sh", "-c", LEAVES], queue="apart", env={"FOREIGN": str(foreign)}, cwd=str(cluster.folder), api=cluster.api)
+    run = submit(
+        ["sh", "-c", LEAVES], queue="apart", env={"FOREIGN": str(foreign)}, cwd=str(cluster.folder), api=cluster.api
+    )
     assert run.wait(30) is RunState.FINISHED, run.record.reason
     user, home, cwd, *rest = run.logs().decode().splitlines()
     assert (user, home) == ("nobody", "/nonexistent")
