@@ -83,6 +83,9 @@ def _prepare(attempt: Attempt, context: WorkerContext, enter: Enter) -> Callable
     start = prepare(attempt, context, patience, enter)
     attempt.phase = "build"
     restore(attempt, context, patience, enter)
+    if attempt.checkpoints is not None:
+        # Not before: other jobs of its account could put links where the checkpoint is written to.
+        attempt.folder.give(str(attempt.checkpoints.folder))
     code = fetch(attempt, context, patience, enter)
     build(attempt, context, patience, enter, code)
     return partial(start, code)

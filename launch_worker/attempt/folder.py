@@ -239,10 +239,9 @@ class AttemptFolder:
         return are_left
 
     def make_checkpoint(self) -> str:
-        """Make the folder of the job's checkpoints; returns its path. Raises OSError."""
+        """Make the folder of the job's checkpoints, which is given once it is restored; its path. Raises OSError."""
         path = f"{self.root}/{CHECKPOINT}"
         os.mkdir(path, 0o700)
-        self.give(path)
         self._has_checkpoint = True
         return path
 

@@ -160,6 +160,7 @@ def test_a_job_longer_than_the_visibility_timeout_is_executed_once(cluster: Clus
     (tmp_path / "celeryconfig.py").write_text(
         'broker_transport_options = {"visibility_timeout": 2, "unacked_restore_interval": 1}\n'
     )
+    (tmp_path / "celeryconfig.py").chmod(0o644)
     cluster.worker(name="a")
     cluster.worker(name="b")
     done = tmp_path / "done"
