@@ -600,7 +600,15 @@ ROWS: dict[str, Row] = {
         REFUSED,
         (TERMINAL + "test_no_text_of_others_steers_a_terminal",),
     ),
-    "H8": Row("escapes in all that commands print", REFUSED, (TERMINAL + "test_no_text_of_others_steers_a_terminal",)),
+    "H8": Row(
+        "escapes in all that commands print",
+        REFUSED,
+        (
+            TERMINAL + "test_no_text_of_others_steers_a_terminal",
+            TERMINAL + "test_no_text_of_others_steers_a_terminal_through_a_server",
+            TERMINAL + "test_no_text_of_others_steers_a_full_screen",
+        ),
+    ),
     "H9": Row(
         "escapes in what is submitted",
         REFUSED,

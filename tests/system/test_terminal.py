@@ -22,9 +22,11 @@ from launch_worker.store import keys
 from launch_worker.sweeps.config import parse_config
 from launch_worker.terminal.cells import width_of
 from launch_worker.terminal.say import Styled
+from tests.conftest import wait_until
 from tests.support.hostile import DEEP, fill, sweep_of
 from tests.support.http_servers import KEY, serving
 from tests.support.redis_client import redis_of
+from tests.support.window import Window
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
 EVIL = "\x1b]0;PWN\x07\x1b[2J\x1b[31mRED\x9b31m\x85\u202eevil\rover\r\nforged\x00\x7f\u2066"
@@ -162,6 +164,21 @@ def test_no_text_of_others_steers_a_terminal_through_a_server(
     assert written.count(b"PWN") > 50, "they did show what is hostile"
     assert not steering(written)
     assert b"\x1b[31mRED" not in written
+
+
+#: What the full screen writes itself: modes, places of the cursor, what is deleted.
+_OWN = re.compile(rb"\x1b\[(?:\?\d+[hl]|\d*[JK]|[\d;]*H|\d*[A-D])|\r")
+
+
+@pytest.mark.parametrize("command", ["runs", "status"])
+def test_no_text_of_others_steers_a_full_screen(hostile: dict[str, str], redis_url: str, command: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
+    program = str(Path(sys.executable).parent / "launch-worker")
+    with Window(program, command, "--watch", env=env | {"LAUNCH_REDIS_URL": redis_url}, columns=200, rows=60) as window:
+        wait_until(lambda: any("PWN" in row for row in window.shown()), timeout_s=30, what="what is hostile is shown")
+        window.press(b"\x03")
+        window.process.wait(20)
+    assert not steering(_OWN.sub(b"", window.written))
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
