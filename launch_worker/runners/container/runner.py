@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -36,6 +37,7 @@ from launch_worker.runners.container.images import Images
 from launch_worker.runners.container.into import Files, archive_of
 from launch_worker.runners.container.mirror import refresh
 from launch_worker.runners.container.registry_auth import Credentials
+from launch_worker.runners.container.removing import alone_with
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.state import look_at
 from launch_worker.runners.container.talk import ContainerTalks
@@ -223,20 +225,8 @@ class ContainerRunner:
         `has_run`: the engine has said that it ran. Raises EngineAwayError, StartError: the container is still there.
         """
         try:
-            if not has_run:
-                end_forgotten(self.engine, container)
-            if keeps:
-                self._kill(container)
-            for kept in keeps:
-                try:
-                    if kept.is_mirror:
-                        refresh(self.engine, container, kept, at_rest=True)
-                    else:
-                        keep(self.engine, container, kept)
-                except OSError as error:
-                    log.error("folder.not_kept container=%s: %s", container[:12], error)
-            with clear_errors():
-                self.engine.worker().remove_container(container, v=True, force=True)
+            with alone_with(container, self._shared_folder):
+                self._remove(container, has_run=has_run, keeps=keeps)
         except NoContainerError:
             return
         except EngineAwayError:
@@ -244,6 +234,27 @@ class ContainerRunner:
         except StartError as error:
             if "already in progress" not in str(error):
                 raise
+
+    def _remove(self, container: str, *, has_run: bool, keeps: Sequence[KeptFolder]) -> None:
+        if not has_run:
+            end_forgotten(self.engine, container)
+        if keeps:
+            self._kill(container)
+        for kept in keeps:
+            try:
+                if kept.is_mirror:
+                    refresh(self.engine, container, kept, at_rest=True)
+                else:
+                    keep(self.engine, container, kept)
+            except OSError as error:
+                log.error("folder.not_kept container=%s: %s", container[:12], error)
+        with clear_errors():
+            self.engine.worker().remove_container(container, v=True, force=True)
+
+    @property
+    def _shared_folder(self) -> str:
+        """The folder that the workers of this machine share; '' for none."""
+        return os.path.dirname(os.path.dirname(self._guard.folder)) if self._guard.folder else ""
 
     def _kill(self, container: str) -> None:
         """Kill a container, and wait until it has ended. Raises EngineAwayError, NoContainerError, StartError."""
