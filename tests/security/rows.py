@@ -16,7 +16,6 @@ class Verdict(Enum):
     ALLOWED = "allowed, and docs/security.md says to whom"
     CONFINED = "held where a queue confines its jobs: docs/security.md says by which layer"
     NOT_HELD = "not held: docs/security.md says why, and the test is expected to fail"
-    OPEN = "to be tried"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Row:
     reason: str = ""
 
 
-REFUSED, HARMLESS, ALLOWED, OPEN = Verdict.REFUSED, Verdict.HARMLESS, Verdict.ALLOWED, Verdict.OPEN
+REFUSED, HARMLESS, ALLOWED = Verdict.REFUSED, Verdict.HARMLESS, Verdict.ALLOWED
 CONFINED = Verdict.CONFINED
 
 
