@@ -16,7 +16,7 @@ from launch_worker.archive.packer import Packer
 from launch_worker.archive.schema import log_deletions, runs
 from launch_worker.archive.trouble import Trouble
 from launch_worker.database.database import Database
-from launch_worker.errors import LaunchError
+from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.ids import RUN_ID
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.outputs.garbage import collect, is_due
@@ -207,6 +207,9 @@ class LogKeeper:
             log.info("outputs.collected objects=%d bytes=%d", *done)
         except LaunchError as error:
             log.warning("outputs.not_collected: %s", error)
+            if not isinstance(error, DamagedError):
+                # Workers keep their files until one has come to its end.
+                self._collect_at = time.monotonic() + _TRY_AGAIN_S
         except Exception:
             log.exception("outputs.not_collected")
 

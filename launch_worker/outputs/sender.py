@@ -56,6 +56,8 @@ class _Progress:
     hashes: Hashes = field(default_factory=Hashes)
     #: Manifest, once it is stored.
     manifest: Manifest | None = None
+    #: Whether they are stored and noted, and are looked at once more when a collection of content is over.
+    waits: bool = False
 
 
 class OutputSender:
@@ -169,12 +171,15 @@ class OutputSender:
         try:
             begun = time.monotonic()
             progress = self._begun.setdefault(name, _Progress())
+            if progress.waits and self._stored is not None and self._stored.is_under_way(self._stored.collection()):
+                raise _CollectingError
             manifest, is_lasting = progress.manifest, True
             if manifest is None:
                 manifest, is_lasting = self._store_content(outgoing, progress.hashes)
                 progress.manifest = manifest if is_lasting else None
             self._acknowledge(outgoing, manifest)
             if not is_lasting:
+                progress.waits = True
                 raise _CollectingError
             outgoing.delete()
             del self._begun[name]

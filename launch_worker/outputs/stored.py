@@ -97,12 +97,14 @@ class StoredOutputs:
         Content that was there, or was written, meanwhile is there then; and a manifest that was written is seen by each
         collection that begins later.
         """
-        if self.collection() != collection:
-            return False
+        return self.collection() == collection and not self.is_under_way(collection)
+
+    def is_under_way(self, collection: bytes) -> bool:
+        """Whether this collection, which was read just now, is not over."""
         if not collection.startswith(UNDER_WAY):
-            return True
+            return False
         begun = self.objects.facts(COLLECTED)
-        return begun is not None and time.time() - begun.written_s > GRACE_S
+        return begun is None or time.time() - begun.written_s <= GRACE_S
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

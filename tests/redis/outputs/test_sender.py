@@ -191,8 +191,24 @@ def test_content_that_a_collection_takes_from_a_sender_is_sent_again(
             left.append(machine.leave(b"the same"))
             made.send(left[0][1])
             wait_until(lambda: machine.is_noted(left[0][0]), what="the outputs are noted")
+            looks = len(puts)
+            wait_until(lambda: len(reads) > 20, what="the sender looks whether the collection is over")
+            assert len(puts) == looks, "and stores nothing meanwhile"
         delete(names)
 
+    puts, reads = list[str](), list[bytes]()
+    put, look = StoredOutputs.put_manifest, StoredOutputs.is_under_way
+
+    def noted(self: StoredOutputs, manifest: Manifest) -> None:
+        puts.append(manifest.run_id)
+        put(self, manifest)
+
+    def looked(self: StoredOutputs, collection: bytes) -> bool:
+        reads.append(collection)
+        return look(self, collection)
+
+    monkeypatch.setattr(StoredOutputs, "put_manifest", noted)
+    monkeypatch.setattr(StoredOutputs, "is_under_way", looked)
     monkeypatch.setattr(collecting.objects, "delete", late)
     assert collect(collecting, stopping=threading.Event()).objects == 1
     machine.wait_until_sent(left[0][0])
