@@ -158,7 +158,8 @@ class AttemptFolder:
         try:
             os.mkdir(self.root, 0o700)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self.root), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(os.path.dirname(self.root), 0o700)
             os.mkdir(self.root, 0o700)
         os.mkdir(f"{self.root}/{TALK}", 0o700)
         if account is not None:

@@ -14,6 +14,7 @@ from launch_worker.api.client import submit
 from launch_worker.model.states import RunState
 from launch_worker.queues.confinement import Demands, Limits
 from launch_worker.runners.process.layers import Layers
+from tests.conftest import wait_until
 from tests.system.conftest import Cluster
 
 _LIMITS = Limits(memory=1, pids=1)
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 LEAVES = """
 id -un; echo $HOME; pwd
 echo mine > $LAUNCH_OUTPUT_DIR/mine
-ln $FOREIGN $LAUNCH_OUTPUT_DIR/foreign
+ln $FOREIGN $LAUNCH_OUTPUT_DIR/foreign || echo not linked
 echo '{"summary": {"loss": 1}}' >> $LAUNCH_RUN_DIR/to_worker
 ls $LAUNCH_RUN_DIR/.. || echo closed
 """
@@ -60,6 +61,10 @@ def test_a_job_of_another_account_leaves_what_any_job_leaves(open_cluster: Clust
     assert cwd == str(cluster.folder)
     assert rest[-1] == "closed" or sandbox
     assert json.loads(run.refresh().summary) == {"loss": 1}
+    wait_until(lambda: "files" in json.loads(run.refresh().outputs or "{}").get("1", {}), what="the outputs are stored")
+    kept = json.loads(run.record.outputs)["1"]
+    is_linked = "not linked" not in rest
+    assert (kept["files"], kept["left_out"]) == (1, is_linked), "what belongs to another user is not read for it"
 
 
 def test_a_run_that_needs_more_memory_than_it_asked_for_is_given_more(open_cluster: Cluster) -> None:
