@@ -113,7 +113,7 @@ def test_a_person_has_a_run_go_on_or_begin_anew(kept: Cluster) -> None:
     assert run.wait(30) is RunState.FINISHED
     assert printed(run, 2).startswith("found 2 2 True")
     refused = kept.run("launch-worker", "retry", "--from-scratch", "--failed", run.id)
-    assert (refused.code, "for single runs" in refused.err) == (2, True), refused
+    assert (refused.code, "--failed is for a group" in refused.err) == (2, True), refused
     assert kept.run("launch-worker", "retry", "--from-scratch", run.id).code == 0
     assert run.wait(30) is RunState.FINISHED
     assert printed(run, 3).startswith("found 0 0 False")
