@@ -12,6 +12,8 @@ MAX_CHARS = 16 << 20
 #: Levels of nesting; deeper values exhaust the stack of a copy, a comparison or an encoder.
 MAX_DEPTH = 100
 
+#: Digits of a whole number that is a double for certain.
+_MAX_DIGITS = 308
 #: Halves of a surrogate pair: JSON may have one alone, and no encoder of UTF-8 takes it.
 _HALVES = re.compile("[\ud800-\udfff]")
 #: Escape sequences, whole ones: CSI; OSC and other strings; short ones. static/js/log-text.js has the same.
@@ -33,15 +35,19 @@ def read_json(
 ) -> Any:
     """Read a JSON text. Raises ValueError for a text that is no JSON or too long, TooDeepError for deep nesting.
 
-    A half of a surrogate pair in a text of it becomes U+FFFD, for nothing can send or store it; with `is_exact` it
-    stays.
+    A half of a surrogate pair in a text of it becomes U+FFFD, for nothing can send or store it, and a whole number that
+    is larger than any double becomes its text; with `is_exact` they stay.
     """
     if len(text) > max_chars:
         raise ValueError(f"it is longer than {max_chars:,} characters")
     if isinstance(text, bytes):
         text = text.decode()
     try:
-        value = json.loads(text, parse_constant=parse_constant)  # noqa: TID251 (here it has bounds)
+        if is_exact or parse_constant is not None:
+            read = None if is_exact else _whole_number
+            value = json.loads(text, parse_constant=parse_constant, parse_int=read)  # noqa: TID251 (here it has bounds)
+        else:
+            value = _DECODER.decode(text)
     except RecursionError:
         raise TooDeepError(f"it is nested more than {MAX_DEPTH} levels deep") from None
     # Almost every text has fewer brackets than there may be levels.
@@ -50,6 +56,13 @@ def read_json(
     if not is_exact and ("\\ud" in text or "\\uD" in text or (not text.isascii() and _HALVES.search(text))):
         return _whole(value)
     return value
+
+
+def _whole_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
 
 
 def _whole(value: Any) -> Any:

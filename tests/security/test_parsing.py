@@ -92,6 +92,15 @@ def test_half_a_character_in_json_becomes_a_whole_one_that_can_be_sent_and_store
     assert read_json('"\ud800"') == "\ufffd"
 
 
+@pytest.mark.parametrize("digits", [309, 4000, 5000, 100_000])
+def test_a_number_that_no_double_holds_becomes_its_text(digits: int) -> None:
+    """Else each page that computes with it would fail."""
+    number = "9" * digits
+    said = read_json(f'{{"a": {number}, "b": [-{number}], "c": {"9" * 308}, "d": 1}}')
+    assert said == {"a": number, "b": [f"-{number}"], "c": 10**308 - 1, "d": 1}
+    assert read_json(number, parse_constant=str) == number
+
+
 def test_half_a_character_in_what_is_submitted_is_refused() -> None:
     with pytest.raises(InputError):
         parse_spec('{"command": ["\\ud800"]}')
