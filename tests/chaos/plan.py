@@ -272,7 +272,10 @@ def _by_person(rng: Random, at_s: float) -> Submission:
     """A run of a person: a process on any worker, which often prints."""
     flags = rng.choices(((), (f"print={rng.randint(1, 3000)}",), (f"flood={rng.randint(1, 3)}",)), (5, 6, 1))[0]
     cancel_after_s = rng.uniform(0, 3) if rng.random() < 0.2 else None
-    return replace(_brief(rng, at_s), flags=flags, cancel_after_s=cancel_after_s)
+    planned = _brief(rng, at_s)
+    # The highest priority is for operators.
+    priority = "high" if planned.priority == _PRIORITIES[0] else planned.priority
+    return replace(planned, flags=flags, cancel_after_s=cancel_after_s, priority=priority)
 
 
 def _brief(rng: Random, at_s: float) -> Submission:
