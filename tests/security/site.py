@@ -45,7 +45,7 @@ class Site:
         self.redis = Guarded(SERVERS[0], self.folder / "redis", is_direct=True)
         self.home = self.folder / "home"
         self.home.mkdir()
-        if is_root:
+        if not can_change_account():
             os.chown(self.home, WORKER_UID, WORKER_UID)
         self.cluster = Cluster(self.redis.url("worker"), self.home)
         self.health_port = own_port()
@@ -142,15 +142,15 @@ class Site:
 
 
 def as_account(uid: int) -> Any:
-    """What makes a command one of this account, without any right of root's; without root it stays as it is."""
+    """What makes a command one of this account, without any right of root's; it stays as it is where that cannot be."""
+    return lambda *argv: list(argv) if can_change_account() else _changed(uid, argv)
 
-    def by(*argv: str) -> list[str]:
-        if not is_root:
-            return list(argv)
-        user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", *argv]
-        return ["unshare", "--mount", "sh", "-c", f"{opening()}\nexec {shlex.join(user)}"]
 
-    return by
+def _changed(uid: int, argv: tuple[str, ...]) -> list[str]:
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", *argv]
+    if "\n" not in opening():
+        return user
+    return ["unshare", "--mount", "sh", "-c", f"{opening()}\nexec {shlex.join(user)}"]
 
 
 @cache
@@ -174,10 +174,14 @@ def opening() -> str:
     return "\n".join(lines)
 
 
+@cache
 def can_change_account() -> str:
     """Why this machine makes no processes of other accounts; empty if it does."""
     if not is_root:
         return "only root makes processes of several accounts"
-    python = [sys.executable, "-c", "import launch_worker, os; print(os.getuid())"]
-    done = subprocess.run(as_account(WORKER_UID)(*python), capture_output=True, text=True, check=False)
+    python = (sys.executable, "-c", "import launch_worker, os; print(os.getuid())")
+    try:
+        done = subprocess.run(_changed(WORKER_UID, python), capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"processes of another account fail here: {error}"
     return "" if done.stdout == f"{WORKER_UID}\n" else f"processes of another account fail here: {done.stderr}"
