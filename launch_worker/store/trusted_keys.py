@@ -18,7 +18,7 @@ class TrustedKeys(Client):
     def trusted_keys(self) -> list[str]:
         """All keys, revoked ones too."""
         with clear_errors(self.url):
-            return [text(key) for key in self._redis.hvals(keys.TRUSTED_KEYS)]
+            return [text(key) for key in self._redis.hgetall(keys.TRUSTED_KEYS).values()]
 
     def keep_key(self, key_id: str, key: str, *, what: str, actor: str = "") -> None:
         """Keep a key under its id. `what` was done: trusted, revoked."""
