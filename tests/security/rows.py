@@ -62,6 +62,7 @@ BOUND = SECRETS + "test_a_sealed_secret_opens_for_no_other_command_and_no_other_
 SHIPPED = "deploy/test_server_acl.py::test_nobody_else_can_log_in"
 OPTIONS = "unit/model/test_container_options.py::"
 ARCHIVE = "unit/code/test_archive.py::"
+CONFINED_JOBS = "runners/process/test_confined.py::"
 GIT = "code/test_git.py::"
 TERMINAL = "system/test_terminal.py::"
 SITE = "security/test_lending.py::"
@@ -453,8 +454,16 @@ ROWS: dict[str, Row] = {
         HARMLESS,
         ("system/test_failures.py::test_the_guard_killed_jobs_go_on_and_their_ends_are_true", JOB),
     ),
-    "F8": Row("a process that hides from the end of its run", CONFINED, (JOB,)),
-    "F9": Row("a process that hides, while guard and worker are killed", CONFINED, (JOB,)),
+    "F8": Row(
+        "a process that hides from the end of its run",
+        CONFINED,
+        (JOB, CONFINED_JOBS + "test_a_process_that_hides_ends_with_its_job_and_the_group_is_deleted"),
+    ),
+    "F9": Row(
+        "a process that hides, while guard and worker are killed",
+        CONFINED,
+        (JOB, CONFINED_JOBS + "test_what_a_dead_guard_left_in_a_group_is_ended_by_the_next_worker"),
+    ),
     "F10": Row(
         "hundreds of processes that leave their session and environment",
         HARMLESS,
