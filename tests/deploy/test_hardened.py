@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from launch_worker.dev.redis_server import find_redis_server
 from tests.conftest import wait_until
@@ -30,6 +32,8 @@ ENV = {
     "LAUNCH_READER_PASSWORD": PASSWORDS["server-reader"],
     "LAUNCH_USERS": "/people.toml",
 }
+#: How often a command is tried again.
+ONCE = Retry(NoBackoff(), 0)
 #: Variables of Redis' container.
 OF_REDIS = {
     "REDISCLI_AUTH": PASSWORDS["admin"],
@@ -151,6 +155,10 @@ def script_of(deployment: str) -> str:
     return str(text)
 
 
+def as_user(port: int, user: str) -> redis.Redis:
+    return redis.Redis(port=port, username=user, password=PASSWORDS[user], retry=ONCE)
+
+
 @pytest.fixture(params=["compose", "kubernetes"])
 def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, set[str]]]:
     """A port of Redis as the script starts it, and the users that it gives passwords to."""
@@ -160,7 +168,7 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[in
     script = script.replace("dir /data", f"dir {tmp_path}\nbind 127.0.0.1\nport {port}")
     process = subprocess.Popen(["sh", "-c", script], env=os.environ | OF_REDIS, stdout=subprocess.DEVNULL)
     try:
-        client = redis.Redis(port=port, username="admin", password=PASSWORDS["admin"])
+        client = as_user(port, "admin")
 
         def answers() -> bool:
             assert process.poll() is None
@@ -180,15 +188,15 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[in
 def test_redis_has_a_password_of_its_own_for_each_part(started: tuple[int, set[str]]) -> None:
     port, users = started
     for user in users:
-        client = redis.Redis(port=port, username=user, password=PASSWORDS[user])
+        client = as_user(port, user)
         assert client.ping() if user != "scaler" else client.llen("gpu") == 0
         client.close()
-    admin = redis.Redis(port=port, username="admin", password=PASSWORDS["admin"])
+    admin = as_user(port, "admin")
     assert len(admin.acl_users()) == len(users) + 1
     assert admin.config_get("maxmemory")["maxmemory"] == str(1 << 30)
     admin.close()
     for login in ({}, {"username": "worker", "password": PASSWORDS["admin"]}):
-        stranger = redis.Redis(port=port, **login)  # type: ignore[arg-type]
+        stranger = redis.Redis(port=port, retry=ONCE, **login)  # type: ignore[arg-type]
         with pytest.raises(redis.exceptions.RedisError):
             stranger.ping()
         stranger.close()
