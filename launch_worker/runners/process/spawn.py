@@ -16,6 +16,8 @@ from launch_worker.runners.process.landlock import Rules, confined
 
 #: Signals that have their usual meaning again in a started process.
 _USUAL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+#: Folder of the formats of programs that the kernel knows beside its own.
+_FORMATS = "/proc/sys/fs/binfmt_misc"
 #: Working directory between two starts: never a folder that a job may want to delete or unmount.
 _HOME = "/"
 
@@ -66,9 +68,23 @@ def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> N
             continue
         if os.path.isdir(path) or not os.access(path, os.X_OK):
             refusal = refusal or PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        elif not _is_program(path):
+            refusal = refusal or OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
         elif os.path.exists(_interpreter(path)):
             return
     raise refusal or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+
+
+def _is_program(path: str) -> bool:
+    """Whether the kernel executes the file: a script without a first line for that is none. True where unknown."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(4)
+        # Formats that an admin has named for the kernel, beside its own `register` and `status`.
+        is_more = os.path.isdir(_FORMATS) and len(os.listdir(_FORMATS)) > 2
+    except OSError:
+        return True
+    return is_more or begin.startswith((b"#!", b"\x7fELF"))
 
 
 def _interpreter(path: str) -> str:

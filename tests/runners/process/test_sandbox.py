@@ -135,12 +135,15 @@ def test_an_exit_code_stands_for_a_signal_only_where_that_ends_programs() -> Non
         (("./plain",), "command './plain' is not executable"),
         (("./headed",), "command './headed' names an interpreter in its first line that is not there"),
         (("/",), "is not executable"),
+        (("./headless",), "command './headless' could not be started: Exec format error"),
     ],
 )
 def test_what_cannot_be_started_is_refused_in_the_words_for_any_job(
     jobs: Jobs, command: tuple[str, ...], words: str
 ) -> None:
     (jobs.folder / "plain").write_text("echo\n")
+    (jobs.folder / "headless").write_text("echo\n")
+    (jobs.folder / "headless").chmod(0o755)
     (jobs.folder / "headed").write_text("#!/no/such/interpreter\n")
     (jobs.folder / "headed").chmod(0o755)
     with pytest.raises(StartError, match=words):
