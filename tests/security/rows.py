@@ -520,6 +520,14 @@ ROWS: dict[str, Row] = {
         REFUSED,
         ("system/test_confinement.py::test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so",),
     ),
+    "F20": Row(
+        "variables with which a loader loads a job's library, outside of its sandbox too",
+        CONFINED,
+        (
+            JOB,
+            "runners/process/test_sandbox.py::test_its_variables_reach_its_program_and_nothing_outside_of_the_sandbox",
+        ),
+    ),
     # -- G: another account of the machine
     "G1": Row(
         "another account at the work folder, the guard's socket, processes",

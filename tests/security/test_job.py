@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shlex
 import sys
@@ -42,6 +43,8 @@ class Attack:
     under: frozenset[str] = frozenset()
     #: File outside of the job that is there when it has succeeded; with the names of `places`.
     plants: str = ""
+    #: Variables of the job that tries; with the names of `places`.
+    env: Mapping[str, str] = field(default_factory=dict)
     #: Word on the command line of a process that is left when it has succeeded.
     leaves: str = ""
 
@@ -112,6 +115,14 @@ ATTACKS = {
     "a neighbour's talk is written": planting("F3", "$RUN/talk/planted", *ONE_USER),
     "a neighbour's end is forged": planting("F6", "$RUN/report.json.forged", *ONE_USER),
     "the worker's folder is written": planting("F6", "$WORK/workers/planted", *ONE_USER),
+    # By a loader that reads these before its program begins. LD_PRELOAD would have it load a file of the job's code.
+    "the loader of its program acts outside of its job": Attack(
+        "F20",
+        ":",
+        under(*ONE_USER),
+        plants="$WORK/planted.*",
+        env={"LD_DEBUG": "statistics", "LD_DEBUG_OUTPUT": "$WORK/planted"},
+    ),
     "the cache of repositories is written": planting("D10", "$WORK/planted", *ONE_USER),
     "the guard is signalled": Attack("F7", "kill -0 $GUARD && echo GOT", under(*ONE_USER)),
     "a process hides from the end of its run": Attack(
@@ -235,7 +246,11 @@ def outcomes_under(site: Site, layer: Layer) -> set[str]:
         given |= {"PORT": site.redis.port, "PYTHON": sys.executable}
         env = {name: str(value) for name, value in given.items()}
         runs: dict[str, Run] = {
-            name: site.submit("sh", "-c", f"exec 2>&1\n{attack.script}", queue=queue, env=env)
+            name: site.submit(
+                *("sh", "-c", f"exec 2>&1\n{attack.script}"),
+                queue=queue,
+                env=env | {name: Template(value).substitute(places) for name, value in attack.env.items()},
+            )
             for name, attack in ATTACKS.items()
         }
         for name, run in runs.items():
@@ -251,12 +266,11 @@ def outcomes_under(site: Site, layer: Layer) -> set[str]:
 
 
 def taken(path: str, places: Mapping[str, str]) -> bool:
-    """Delete a file that was planted; whether it was there."""
-    try:
-        Path(Template(path).substitute(places)).unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    """Delete the files that were planted, of a path that may be a pattern; whether there was one."""
+    found = glob.glob(Template(path).substitute(places))
+    for each in found:
+        os.unlink(each)
+    return bool(found)
 
 
 def ended(word: str) -> bool:

@@ -14,6 +14,7 @@ from launch_worker.runners.process.accounts import Account
 from launch_worker.runners.process.devices import nodes_of
 from launch_worker.runners.process.landlock import Rules
 from launch_worker.runners.process.spawn import check_program, explain_refusal
+from launch_worker.runners.process.tree import MARKS
 
 #: Folders of which a job in a sandbox of bubblewrap gets its own, which are empty at first and gone with it.
 OWN_FOLDERS = ("/tmp", "/var/tmp", "/run")
@@ -23,6 +24,8 @@ _OF_MACHINE = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/r
 _OF_THE_MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
 #: Variables that name folders of the machine which a job in a sandbox has not, or may not write to.
 _OF_FOLDERS = ("TMPDIR", "XDG_RUNTIME_DIR")
+#: Number of variables that a job can have: bubblewrap takes 9,000 words, and each variable is three.
+_MOST_VARIABLES = 2900
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,12 @@ class Confinement:
         except (OSError, ValueError) as error:
             fault = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
             raise StartError(explain_refusal(error, "".join(argv[:1]), cwd), worker_fault=fault) from None
-        return [*self._wrap(cwd), "--", *argv], inside, more | {"sandboxed": True}
+        if len(inside) > _MOST_VARIABLES:
+            most = f"a job in a sandbox may have {_MOST_VARIABLES:,}"
+            raise StartError(f"the run has {len(inside):,} environment variables; {most}")
+        # bubblewrap waits outside of the sandbox. With LD_PRELOAD, for one, it would load the job's code there.
+        marks = {name: env[name] for name in MARKS}
+        return [*self._wrap(cwd), "--", *argv], marks, more | {"sandboxed": True, "inside": inside}
 
     def _wrap(self, cwd: str) -> list[str]:
         """The command of bubblewrap. Later mounts hide earlier ones."""

@@ -36,6 +36,7 @@ from launch_worker.runners.process.landlock import Rules
 from launch_worker.runners.process.own_process import become_subreaper, have_usual_signals, hide_memory
 from launch_worker.runners.process.poller import Poller
 from launch_worker.runners.process.protocol import KNOWS, Order, decode
+from launch_worker.runners.process.sandboxed import giving
 from launch_worker.runners.process.spawn import explain_refusal, spawn
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.runners.process.worker_link import WorkerLink
@@ -237,6 +238,7 @@ class Guard:
         stops_main: bool = False,
         oom_kills: int | None = None,
         sandboxed: bool = False,
+        inside: dict[str, str] | None = None,
         landlock: Rules | None = None,
         confined: dict[str, Any] | None = None,
         came: list[int] | None = None,
@@ -255,13 +257,13 @@ class Guard:
             marked = tree.marks(env)
             if confined is not None:
                 group = self.jobs.make_group(os.path.basename(folder), confined["limits"])
-            with tree.carrying(marked):
+            with tree.carrying(marked), giving(inside, argv) as command:
                 if confined is None:
-                    pid = spawn(argv, env=env, cwd=cwd, output=printing, landlock=landlock)
+                    pid = spawn(command, env=env, cwd=cwd, output=printing, landlock=landlock)
                 else:
                     user = confined["user"] and User(*confined["user"])
                     pid = spawn_confined(
-                        argv, env=env, cwd=cwd, output=printing, group=group, user=user, landlock=landlock
+                        command, env=env, cwd=cwd, output=printing, group=group, user=user, landlock=landlock
                     )
         except Exception as error:  # noqa: BLE001 (whatever it is: who ordered it waits for an answer)
             if pipe >= 0:

@@ -24,6 +24,7 @@ other side is gone. Worker and guard may be of different releases after an upgra
   ended the job.
 - `sandboxed` in a `start` or `adopt` says that the job's command is that of a sandbox's monitor (`sandboxed`): signals
   go to what is inside, and its exit code may stand for a signal.
+- `inside` in a `start` has the variables of a sandbox's program, which the monitor itself does not get.
 - `landlock` in a `start` says what the kernel is to let the job's processes reach.
 - `confined` in a `start` has the limits of a control group that is made for the job (`launch_worker.runners.process
   .control_groups`), and the uid, the gid and the groups of another `user` with the `account`'s name. A guard that does
@@ -46,7 +47,9 @@ from typing import Any, Literal
 #: Version of the conversation; a guard hands its jobs only to a worker of the same version.
 PROTOCOL = 1
 #: What a `start` may ask of this guard; said with `hello`.
-KNOWS = ("brief", "confined", "endings", "landlock", "lanes", "oom", "pipes", "pulse", "sandboxed", "start_by")
+KNOWS = (
+    *("brief", "confined", "endings", "inside", "landlock", "lanes", "oom", "pipes", "pulse", "sandboxed", "start_by"),
+)
 #: Name, in a worker's folder, of the socket at which its guard answers the next worker.
 SOCKET = "guard.sock"
 

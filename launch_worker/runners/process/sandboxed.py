@@ -6,7 +6,10 @@ namespace, and that one the program. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from collections.abc import Iterator, Mapping
 
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.tree import ProcessId
@@ -20,6 +23,26 @@ _HARMLESS = frozenset(
         *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
     )
 )
+
+
+@contextlib.contextmanager
+def giving(inside: Mapping[str, str] | None, argv: list[str]) -> Iterator[list[str]]:
+    """The command of bubblewrap with the variables of its program; the command itself where those are None.
+
+    bubblewrap reads them from a descriptor, which it closes: nobody sees them on its command line.
+    """
+    if inside is None:
+        yield argv
+        return
+    words = "".join(f"--setenv\0{name}\0{value}\0" for name, value in inside.items())
+    fd = os.memfd_create("inside", 0)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(os.fsencode(words))
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield [argv[0], "--args", str(fd), *argv[1:]]
+    finally:
+        os.close(fd)
 
 
 def status_of(status: int) -> int:

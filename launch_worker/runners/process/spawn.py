@@ -138,8 +138,16 @@ def _posix_spawn(path: str, argv: list[str], env: Mapping[str, str], output: int
 
 
 def _popen(path: str, argv: list[str], env: Mapping[str, str], output: int) -> int:
+    # Descriptors that the program is to have are inheritable, and no others, as with posix_spawn.
     process = subprocess.Popen(
-        argv, executable=path, env=env, stdin=no_input(), stdout=output, stderr=output, start_new_session=True
+        argv,
+        executable=path,
+        env=env,
+        stdin=no_input(),
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        close_fds=False,
     )
     process.returncode = 0  # its parent reaps it, not Popen
     return process.pid

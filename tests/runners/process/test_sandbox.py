@@ -100,6 +100,36 @@ def test_what_is_hidden_is_not_there_but_for_what_is_its_own(jobs: Jobs) -> None
     assert (own / "talk" / "to_worker").read_text() == "said\n"
 
 
+def test_its_variables_reach_its_program_and_nothing_outside_of_the_sandbox(jobs: Jobs) -> None:
+    hidden = jobs.folder / "hidden"
+    hidden.mkdir()
+    # With these the loader of each program writes such a file where it can, before the program does anything.
+    loading = {"LD_DEBUG": "statistics", "LD_DEBUG_OUTPUT": f"{hidden}/loaded"}
+    jobs.confinement = in_bubblewrap(jobs.folder, hidden=(str(hidden),))
+    handle = jobs.shell(
+        """
+        printf 'said: %q %s %s\\n' "$SAID" $LD_DEBUG $LAUNCH_TOKEN
+        readlink /proc/$$/fd/* | grep memfd
+        touch $HERE/ready; until [ -e $HERE/go ]; do sleep 0.02; done
+        """,
+        env={**loading, "SAID": "it is\n=x \udcff"},
+    )
+    jobs.wait_for("ready")
+    seen = _command(handle.pid) + Path(f"/proc/{handle.pid}/environ").read_bytes()
+    (jobs.folder / "go").touch()
+    assert end_of(handle) == Exited(0, "")
+    lines = [line for line in jobs.log(handle).decode().splitlines() if "said: " in line or "memfd" in line]
+    assert lines == [r"said: $'it is\n=x \377' statistics 1"]
+    assert list(hidden.iterdir()) == []
+    assert b"LD_DEBUG_OUTPUT" not in seen
+
+
+def test_more_variables_than_bubblewrap_takes_are_refused(jobs: Jobs) -> None:
+    assert end_of(jobs.start("true", env={f"V{number}": "" for number in range(2800)})) == Exited(0, "")
+    with pytest.raises(StartError, match=r"has 3,0.. environment variables; a job in a sandbox may have 2,900"):
+        jobs.start("true", env={f"V{number}": "" for number in range(3000)})
+
+
 def test_a_working_directory_that_is_hidden_is_refused(jobs: Jobs) -> None:
     (jobs.folder / "work").mkdir()
     jobs.confinement = in_bubblewrap(jobs.folder, hidden=(str(jobs.folder / "work"),))
