@@ -179,9 +179,12 @@ class Claims:
         try:
             record.check()
             spec = _spec_of(record.spec)
+            is_bound = bool(spec.secrets)
             if self._signatures.needed(record):
                 self._signatures.check(record, spec)
-                # Nobody has signed the commit of an earlier attempt: the code is looked up as the spec names it.
+                is_bound = True
+            if is_bound:
+                # Nobody vouches for the commit of an earlier attempt: the code is looked up as the spec names it.
                 record = replace(record, commit="")
             return Attempt(
                 record=record,
@@ -191,7 +194,11 @@ class Claims:
                 lease=lease_of(record, spec, renewed_at=claim.sent_at, lease_s=self._settings.lease_s),
                 held_until=held_until(renewed_at=claim.sent_at, lease_s=self._settings.lease_s),
                 start_at=_local(record, boot_time_s()),
+                is_bound=is_bound,
             )
+        except BrokerUnavailableError:
+            self._attempts.release(record)
+            raise
         except Exception as error:
             # Whatever is wrong with the record: the run ends, and its slot and devices are free.
             why = str(error) if isinstance(error, InputError) else f"{type(error).__name__} in the worker: {error}"

@@ -12,6 +12,7 @@ from launch_worker.agent.identity import Identity
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.checkpoints import End, GivenUpError, Sender, SupersededError, has_states, send_left
 from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.restore import executed_in
 from launch_worker.attempt.supervise import Cancel, Superseded
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.checkpoint import Checkpoint
@@ -127,6 +128,7 @@ class LastCheckpoints:
             token=folder.token,
             owner="",
             newest=Checkpoint.of(record.checkpoint),
+            executed=lambda: executed_in(folder),
         )
 
         def check() -> None:

@@ -20,9 +20,14 @@ from launch_worker.trust.trusted import TrustedKey, read_trusted
 _config_of = lru_cache(maxsize=64)(QueueConfig.from_json)
 
 
+def _signers_of(queue_config: str) -> tuple[str, ...]:
+    """The names of keys that must have signed a queue's runs. Raises InputError for a damaged configuration."""
+    return _config_of(queue_config).signers if '"signers"' in queue_config else ()
+
+
 def why_unchecked(queue_config: str) -> str:
     """Why a worker leaves a queue alone whose runs must be signed, as a clause; '' where it can check signatures."""
-    if '"signers"' not in queue_config or find_spec("nacl") is not None:
+    if not _signers_of(queue_config) or find_spec("nacl") is not None:
         return ""
     return "it takes signed runs only, and this worker cannot check signatures without PyNaCl (launch_worker[signing])"
 
@@ -41,14 +46,17 @@ class Signatures:
 
     def needed(self, record: Record) -> bool:
         """Whether the claimed run must be signed: this worker or its queue asks for it."""
-        return self._settings.requires_signed or '"signers"' in record.queue_config
+        return self._settings.requires_signed or bool(_signers_of(record.queue_config))
 
     def check(self, record: Record, spec: RunSpec) -> None:
         """Raise InputError, with the reason for people, unless a trusted key has signed what this record executes."""
-        signers = _config_of(record.queue_config).signers
+        signers = _signers_of(record.queue_config)
         if not record.signature:
             whose = f"queue {record.queue}" if signers else "its worker"
-            raise InputError(f"{whose} takes signed runs only, and this run is not signed; see: launch-worker keys")
+            made = "; runs of schedules and sweeps are signed by nobody" if record.sweep else ""
+            raise InputError(
+                f"{whose} takes signed runs only, and this run is not signed{made}; see: launch-worker keys"
+            )
         signature = read_signature(record.signature)
         key = self._trusted(signature.key_id)
         if key is None:

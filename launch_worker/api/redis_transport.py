@@ -81,7 +81,13 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
     def trust_key(self, key: str, *, name: str, is_server: bool) -> TrustedKey:
         made = TrustedKey(read_public(key, "sign"), check_key_name(name), is_server, trusted_at=self._now_ms_us())
         for other in self.trusted_keys():
-            if other.id != made.id and name in (other.name, other.id):
+            if other.id == made.id and other.revoked_at is not None:
+                raise InputError(
+                    f"key {made.id} was revoked, and all that it has signed would be executed again; make a new one "
+                    "with: launch-worker keys new"
+                )
+            # A person whose key was revoked goes on with a new one of the same name.
+            if other.id != made.id and (name == other.id or (name == other.name and other.revoked_at is None)):
                 raise InputError(f"name {name!r} is another key's ({other.id}); choose another name")
         self.store.keep_key(made.id, made.to_text(), what="trusted", actor=self.actor)
         return made
@@ -91,7 +97,8 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
         return self.store.now_us() // 1000 * 1000
 
     def revoke_key(self, word: str) -> TrustedKey:
-        key = next((key for key in self.trusted_keys() if word in (key.name, key.id)), None)
+        found = [key for key in self.trusted_keys() if word in (key.name, key.id)]
+        key = min(found, key=lambda key: key.revoked_at is not None, default=None)
         if key is None:
             raise NotFoundError(f"there is no key {word[:60]!r}; list them with: launch-worker keys")
         gone = replace(key, revoked_at=key.revoked_at or self._now_ms_us())

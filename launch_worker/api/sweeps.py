@@ -338,6 +338,8 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
             raise InputError(f"{name} is not an option of a sweep; its runs are made when there is room for them")
     here = current_folder() or "/"
     item = attach(read_options(plain, folder=here), folder=here)
+    if item.secrets:
+        raise InputError("a sweep has no secrets: nobody is there to seal them for each of its runs")
     given: dict[str, Any] = {"author": api.actor} | dict(item.given)
     if config.project or api.settings.project:
         given.setdefault("project", config.project or api.settings.project)

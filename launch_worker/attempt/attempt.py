@@ -104,6 +104,8 @@ class Attempt:
     missing_cwd: str = ""
     #: Folder of the Python environment that the job runs in; '' for none.
     environment: str = ""
+    #: Whether it may have nothing but what its signature or its secrets are bound to.
+    is_bound: bool = False
     #: Values of the run's secrets, opened for its job.
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     #: Error that ended the execution.

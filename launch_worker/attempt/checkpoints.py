@@ -78,15 +78,28 @@ class Sender:
     """Stores states of one attempt, one after the other. Imports what that needs at the first one."""
 
     def __init__(
-        self, url: str, store: Store, *, run_id: str, attempt: int, token: int, owner: str, newest: Checkpoint | None
+        self,
+        url: str,
+        store: Store,
+        *,
+        run_id: str,
+        attempt: int,
+        token: int,
+        owner: str,
+        newest: Checkpoint | None,
+        executed: Callable[[], str] = str,
     ) -> None:
-        """`newest` is what the record has at first; `owner` '' speaks for whoever has the attempt's folder."""
+        """`newest` is what the record has at first; `owner` '' speaks for whoever has the attempt's folder.
+
+        `executed` gives `Manifest.executed`.
+        """
         self._url = url
         self._store = store
         self._id = run_id
         self._attempt = attempt
         self._token = token
         self._owner = owner
+        self._executed = executed
         self._before = newest
         #: Number of the newest checkpoint of this attempt that the record has at first; 0 for none.
         self.number = newest.number if newest is not None and newest.attempt == attempt else 0
@@ -113,7 +126,13 @@ class Sender:
             self._before = None
         earlier = {} if self.newest is None else self.newest.contents
         manifest = checkpoints.store(
-            snapshot, stored, run_id=self._id, attempt=self._attempt, earlier=earlier, check=check
+            snapshot,
+            stored,
+            run_id=self._id,
+            attempt=self._attempt,
+            earlier=earlier,
+            executed=self._executed(),
+            check=check,
         )
         files, size = len(manifest.files), manifest.total_bytes
         check()

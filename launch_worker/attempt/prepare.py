@@ -105,7 +105,7 @@ def open_secrets(attempt: Attempt, context: WorkerContext) -> None:
     if keys is not None and not keys.exists():
         keys = None
     # As the record has it: macros are filled in by now, and are none of what was sealed.
-    attempt.secrets = opened(record.spec, run_id=record.id, keys=keys)
+    attempt.secrets = opened(record.spec, run_id=record.id, keys=keys, user=record.user)
 
 
 #: Reader of queue configurations, which checks them; many runs come from few queues.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from launch_worker import humane
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.checkpoints import Keeper, Sender
-from launch_worker.attempt.folder import CHECKPOINT
+from launch_worker.attempt.folder import CHECKPOINT, AttemptFolder
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, DamagedError, LaunchError, StartError
 from launch_worker.model.checkpoint import Checkpoint
@@ -34,6 +34,9 @@ def keeper_of(
 ) -> Keeper:
     """What keeps the checkpoints of an attempt; `refresh` and `tell` are as those of `Keeper`."""
     record, newest = attempt.record, Checkpoint.of(attempt.record.checkpoint)
+    if attempt.is_bound:
+        # Whoever stores its last state for this worker takes what was executed from there.
+        attempt.folder.keep_record(record)
     sender = Sender(
         context.settings.output_url,
         context.store,
@@ -42,9 +45,16 @@ def keeper_of(
         token=record.token,
         owner=context.owner,
         newest=newest,
+        executed=lambda: executed_in(attempt.folder) if attempt.is_adopted else record.executed,
     )
     every_s = attempt.spec.checkpoint_every_s
     return Keeper(attempt.folder, sender, every_s=every_s, number=sender.number, refresh=refresh, tell=tell)
+
+
+def executed_in(folder: AttemptFolder) -> str:
+    """What an attempt executes, as `Record.executed`; '' where its checkpoints need not be bound to that."""
+    kept = folder.read_record()
+    return "" if kept is None else kept.executed
 
 
 def take_up_checkpoints(
@@ -121,6 +131,8 @@ def _restore(
         return False
     newest = place
     manifest = patience.await_thread(lambda: checkpoints.manifest_of(stored, record.id, newest))
+    if attempt.is_bound and manifest.executed != record.executed:
+        raise DamagedError(f"that of attempt {place.attempt} was not made by what was submitted")
     said = f"restoring the checkpoint of attempt {place.attempt}, {humane.size(manifest.total_bytes)}"
     enter("fetch", said)
     pieces = sum(-(-file.size // PIECE_BYTES) for file in manifest.files)

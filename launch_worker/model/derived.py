@@ -26,6 +26,10 @@ def check_derived(record: Record, spec: RunSpec) -> None:
         "array": record.array == spec.array,
         "sweep": record.sweep == spec.sweep,
         "concurrency key": record.concurrency_key == spec.concurrency_key,
+        "limit of its key": (record.limit_key or "1") == str(spec.limit_key),
+        "limit of its array": record.array_limit == str(spec.array_limit or ""),
+        "bound of failures": record.max_fails == str(spec.max_fails or ""),
+        "kind": record.is_scheduler == spec.scheduler,
         "needs": needs.gpus == asked.gpus and needs.millicores == asked.millicores and least <= needs.memory <= most,
     }
     for name, is_same in same.items():

@@ -46,8 +46,10 @@ def last_exception(output: str, *, secrets: Collection[str] = ()) -> str:
     if not found or after > _MOST_AFTER:
         return ""
     found = _LOGIN.sub(f"{_MASK}@", found)
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _LEAST_SECRET:
-            found = found.replace(secret, _MASK)
+    # Of a value of several lines each may stand in it, and a `repr` has its line breaks and quotes escaped.
+    parts = {part for secret in secrets for part in (secret, repr(secret)[1:-1], *secret.splitlines())}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= _LEAST_SECRET:
+            found = found.replace(part, _MASK)
     found = clean(found).rstrip()
     return found if len(found) <= _MOST_CHARS else f"{found[: _MOST_CHARS - 1]}…"

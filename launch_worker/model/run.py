@@ -287,6 +287,13 @@ class Record:
             if not is_sound:
                 raise InputError(f"the record of this run is damaged: its {name} is not valid")
 
+    @property
+    def executed(self) -> str:
+        """A hash of what an attempt of this record executes: its run, user and spec."""
+        import hashlib  # start-up time of `launch-submit`
+
+        return hashlib.sha256(f"{self.id}\n{self.user}\n{self.spec}".encode()).hexdigest()
+
     def is_over(self, token: int) -> bool:
         """Whether the attempt with this token has ended, or a later attempt has the run.
 

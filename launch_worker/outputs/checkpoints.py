@@ -36,13 +36,14 @@ def store(
     run_id: str,
     attempt: int,
     earlier: Mapping[str, str],
+    executed: str = "",
     hashes: Hashes | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Store a state, and then its manifest, which is returned. A repeated call sends only what is missing.
 
-    `earlier` has the objects, by hash, that the newest checkpoint names: they are not sent again. `check` is called
-    between pieces, and may raise. Raises LaunchError, OSError.
+    `executed` is `Manifest.executed`. `earlier` has the objects, by hash, that the newest checkpoint names: they are
+    not sent again. `check` is called between pieces, and may raise. Raises LaunchError, OSError.
     """
     sent = store_folder(
         snapshot.files,
@@ -59,7 +60,14 @@ def store(
     )
     files = tuple(sorted((*sent.files, *snapshot.rest.files)))
     rest = snapshot.rest
-    manifest = replace(sent, files=files, left_out=rest.left_out, left_out_count=rest.left_out_count, links=rest.links)
+    manifest = replace(
+        sent,
+        files=files,
+        left_out=rest.left_out,
+        left_out_count=rest.left_out_count,
+        links=rest.links,
+        executed=executed,
+    )
     stored.objects.put(_manifest_name(run_id, Place(attempt, snapshot.number)), [manifest.to_json()], on_disk=True)
     return manifest
 

@@ -74,6 +74,8 @@ class Manifest:
     left_out_count: int = 0
     #: Links to something in the folder. Those of outputs lead to a file that is kept, or to a folder with such files.
     links: tuple[Link, ...] = ()
+    #: Of a checkpoint: hash of what was executed (`Record.executed`); '' where nothing is bound to that.
+    executed: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -94,6 +96,8 @@ class Manifest:
         left_out = [{"path": one.path, "why": one.why} for one in self.left_out]
         known = {"version": 1, "run": self.run_id, "attempt": self.attempt, "files": files}
         known |= {"left_out": left_out, "left_out_count": self.left_out_count}
+        if self.executed:
+            known["executed"] = self.executed
         if self.links:
             known["links"] = [link._asdict() for link in self.links]
         return json.dumps(known, separators=(",", ":")).encode()
@@ -115,6 +119,7 @@ class Manifest:
                 left_out,
                 _count(known.get("left_out_count", len(left_out))),
                 links,
+                str(known.get("executed", "")),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"it is no manifest: {error!r}") from None

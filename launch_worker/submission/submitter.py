@@ -349,7 +349,7 @@ class Submitter:
             from launch_worker.trust.secrets import sealed
 
             key = read_public(queue_of(queue_config).sealing_key, "seal")
-            spec = replace(spec, secrets=sealed(secrets, key, run_id=run_id, spec_text=spec.to_json()))
+            spec = replace(spec, secrets=sealed(secrets, key, run_id=run_id, spec_text=spec.to_json(), user=self.user))
         signer = self._signer
         return spec, "" if signer is None else signer.signature(run_id, spec.to_json(), user=self.user)
 

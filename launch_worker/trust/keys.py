@@ -84,7 +84,9 @@ def read_private(path: Path, kind: Kind) -> PrivateKey:
             text = file.read(_MAX_FILE_BYTES).decode("ascii", "replace").strip()
     except OSError as error:
         raise SettingsError(f"the {_WORDS[kind]} {path} cannot be read: {error.strerror or error}") from None
-    if info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o077:
+    # A file of root for a group of this process is what Kubernetes makes of a Secret.
+    closed = 0o037 if info.st_uid == 0 and info.st_gid in (os.getegid(), *os.getgroups()) else 0o077
+    if info.st_uid not in (0, os.geteuid()) or info.st_mode & closed:
         raise SettingsError(
             f"the {_WORDS[kind]} {path} can be read by others than its user; take that away with: chmod 600 {path}"
         )

@@ -1,7 +1,7 @@
 """Seals the secrets of a run for the workers of its queue, and opens them there.
 
-A sealed value has the run's id, the variable's name and a hash of the rest of the spec in it: it opens for that run
-with that command only, whoever copies it elsewhere or writes another command into the record.
+A sealed value has the run's id, its user, the variable's name and a hash of the rest of the spec in it: it opens for
+that run with that command only, whoever copies it elsewhere or writes another command or user into the record.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,13 @@ def check_values(secrets: Mapping[str, str]) -> None:
         raise InputError(f"the secrets of a run have {total:,} bytes together; at most {MAX_ALL_BYTES:,} are allowed")
 
 
-def sealed(secrets: Mapping[str, str], key: PublicKey, *, run_id: str, spec_text: str) -> dict[str, str]:
-    """The values, each sealed for the holders of a key and for this run; `spec_text` is the spec without them."""
+def sealed(
+    secrets: Mapping[str, str], key: PublicKey, *, run_id: str, spec_text: str, user: str = ""
+) -> dict[str, str]:
+    """The values, each sealed for the holders of a key and for this run; `spec_text` is the spec without them.
+
+    `user` is the person whom a server has proven, '' for none.
+    """
     try:
         from nacl.public import PublicKey as Public
         from nacl.public import SealedBox
@@ -51,12 +56,12 @@ def sealed(secrets: Mapping[str, str], key: PublicKey, *, run_id: str, spec_text
         raise no_library() from None
     box, rest = SealedBox(Public(key.raw)), _rest(read_map(spec_text))
     return {
-        name: f"{key.id}.{base64.urlsafe_b64encode(box.encrypt(_content(run_id, name, rest, value))).decode()}"
+        name: f"{key.id}.{base64.urlsafe_b64encode(box.encrypt(_content(run_id, user, name, rest, value))).decode()}"
         for name, value in secrets.items()
     }
 
 
-def opened(spec_text: str, *, run_id: str, keys: Path | None) -> dict[str, str]:
+def opened(spec_text: str, *, run_id: str, keys: Path | None, user: str = "") -> dict[str, str]:
     """The values of a record's sealed secrets. Raises CodeError where this worker has no key for them, else InputError.
 
     `keys`: the folder, or the file, with this worker's private keys.
@@ -65,11 +70,12 @@ def opened(spec_text: str, *, run_id: str, keys: Path | None) -> dict[str, str]:
     found, rest = {}, _rest(spec)
     for name, text in spec.get("secrets", {}).items():
         key_id, _, encoded = text.partition(".")
-        found[name] = _opened(encoded, _private_key(key_id, keys), run_id=run_id, name=name, rest=rest)
+        wanted = partial(_content, run_id, user, name, rest)
+        found[name] = _opened(encoded, _private_key(key_id, keys), wanted, name=name)
     return found
 
 
-def _opened(encoded: str, key: PrivateKey, *, run_id: str, name: str, rest: str) -> str:
+def _opened(encoded: str, key: PrivateKey, wanted: Callable[[str], bytes], *, name: str) -> str:
     try:
         from nacl.exceptions import CryptoError
         from nacl.public import PrivateKey as Private
@@ -81,7 +87,7 @@ def _opened(encoded: str, key: PrivateKey, *, run_id: str, name: str, rest: str)
     except (CryptoError, ValueError):
         raise InputError(f"secret {name} cannot be opened: it was changed; submit the run anew") from None
     value = read_map(content).get("value")
-    if not isinstance(value, str) or content != _content(run_id, name, rest, value):
+    if not isinstance(value, str) or content != wanted(value):
         raise InputError(
             f"secret {name} was sealed for another run, or this run's record was changed since; submit the run anew"
         )
@@ -125,8 +131,8 @@ def _rest(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(_ENCODE({name: spec[name] for name in spec if name != "secrets"}).encode()).hexdigest()
 
 
-def _content(run_id: str, name: str, rest: str, value: str) -> bytes:
-    return _ENCODE({"run": run_id, "name": name, "spec": rest, "value": value}).encode()
+def _content(run_id: str, user: str, name: str, rest: str, value: str) -> bytes:
+    return _ENCODE({"user": user, "run": run_id, "name": name, "spec": rest, "value": value}).encode()
 
 
 def read_secrets(words: tuple[str, ...], env: Mapping[str, str] = os.environ) -> dict[str, str]:

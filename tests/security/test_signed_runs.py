@@ -41,7 +41,7 @@ class Attacks:
         #: The reason that each run must be refused with, by its name.
         self.wanted: dict[str, tuple[Run, str]] = {}
 
-    def add(self, name: str, why: str, api: Api, attack: Callable[[str], None], queue: str = "signed") -> None:
+    def add(self, name: str, why: str, api: Api, attack: Callable[[str], object], queue: str = "signed") -> None:
         command = ["sh", "-c", f"echo {name.replace(' ', '-')} >> {self.stamps}"]
         run = submit(command, queue=queue, name="job", delay=DUE_S, project="lab/iris", env={"A": "1"}, api=api)
         attack(f"launch:run:{run.id}")
@@ -82,6 +82,13 @@ def test_what_was_not_signed_so_is_refused_with_a_reason_and_never_begins(
     add("another run's signature", was_changed, by_ada, attacks.set("signature", signed))
     add("a cut signature", "signature is damaged", by_ada, attacks.set("signature", signed[:-1]))
     add("no signature", "is not signed", by_ada, lambda key: attacks.redis.hdel(key, "signature"))
+    add(
+        "settings of its own",
+        "is not signed",
+        by_ada,
+        lambda key: (attacks.redis.hset(key, "queue_config", "{}"), attacks.redis.hdel(key, "signature")),
+    )
+    add("a bound of its own", "its bound of failures is not", by_ada, attacks.set("max_fails", "1"))
     add("another user", "names user root", by_ada, attacks.set("user", "root"))
     add("another name", "its name is not", by_ada, attacks.set("name", "x;id"))
     add("another project", "its project is not", by_ada, attacks.set("project", "lab/secret"))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch_worker import submit
-from launch_worker.api.client import Run
+from launch_worker.api.client import Api, Run
 from launch_worker.model.states import RunState
 from launch_worker.outputs.snapshot import SETTLED_S
+from launch_worker.trust.keys import new_private, write_private
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, Part, job_processes, through_both_doors, wait_for_output, waits_for
 from tests.system.test_failures import guard_of
 
@@ -65,7 +70,9 @@ def printed(run: Run, attempt: int) -> str:
 def kill_machine(worker: Part, run: Run) -> None:
     """Kill the guard, the worker and the job, as a machine does that loses its power."""
     for pid in (guard_of(worker.pid), worker.pid, *job_processes(run.id)):
-        os.kill(pid, signal.SIGKILL)
+        # The death of one may have ended another already.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_run_goes_on_from_its_last_checkpoint_on_another_machine(kept: Cluster, tmp_path: Path) -> None:
@@ -180,6 +187,32 @@ def test_a_checkpoint_that_cannot_be_restored_keeps_the_run_from_starting_anew(k
     kept.api.run(run.id).cancel()
     assert run.refresh().attempt == 3
     assert printed(run, 2) == printed(run, 3) == ""
+
+
+def test_a_signed_run_goes_on_only_from_what_was_made_as_it_was_signed(kept: Cluster, tmp_path: Path) -> None:
+    key, path = new_private("sign"), tmp_path / "ada.key"
+    write_private(path, key)
+    by_ada = Api(settings=replace(kept.api.settings, signing_key=path))
+    kept.api.transport.trust_key(str(key.public), name="ada", is_server=False)
+    kept.api.create_queue("signed", signers=["ada"])
+    kept.worker("default,signed")
+    honest = submit([sys.executable, "-c", TRAIN, "3", "2=7"], queue="signed", retries=1, api=by_ada)
+    assert honest.wait(30) is RunState.FINISHED, honest.record.reason
+    assert printed(honest, 2).startswith("found 2 2 True")
+    # Somebody who may write to Redis has another command executed under the id of a run, and puts all back then.
+    run = submit([sys.executable, "-c", TRAIN, "3"], queue="signed", delay=2, api=by_ada)
+    redis, name = redis_of(kept.redis_url), f"launch:run:{run.id}"
+    was = redis.hmget(name, "spec", "queue", "signature")
+    spec = json.loads(was[0]) | {"queue": "default", "command": [sys.executable, "-c", TRAIN, "3", "2=7"]}
+    redis.hset(name, mapping={"spec": json.dumps(spec), "queue": "default", "signature": ""})
+    assert run.wait(30) is RunState.FAILED, run.record.reason
+    wait_until(lambda: run.refresh().checkpoint, what="its checkpoint is stored after the end")
+    redis.hset(name, mapping=dict(zip(("spec", "queue", "signature"), was, strict=True)))
+    run.retry()
+    wait_until(lambda: "was not made by what was submitted" in run.refresh().reason, timeout_s=30)
+    run.cancel()
+    assert printed(run, 2) == ""
+    by_ada.store.close()
 
 
 def test_without_a_place_for_them_a_run_that_asks_for_checkpoints_is_told_so(cluster: Cluster) -> None:

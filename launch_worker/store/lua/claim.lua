@@ -37,7 +37,8 @@ local function claim(id, seq)
     local waiting = redis.pcall('LLEN', list)
     local fields = {'id', id, 'queue_config', queue_config(run[7]), 'waiting', type(waiting) == 'number' and int(waiting) or '0'}
     for field, value in pairs(seen[id]) do
-      if value and field ~= 'id' then
+      -- These are no fields of a record: one that somebody wrote into it must not stand for the queue's settings.
+      if value and field ~= 'id' and field ~= 'queue_config' and field ~= 'waiting' then
         fields[#fields + 1] = field
         fields[#fields + 1] = value
       end

@@ -38,8 +38,11 @@ def test_a_key_is_trusted_and_revoked(through: Api) -> None:
         ("ada", False, False),
         ("front", True, True),
     ]
-    # A key that is trusted anew is no longer revoked.
-    assert transport.trust_key(str(ada), name="ada", is_server=False).revoked_at is None
+    with pytest.raises(InputError, match="was revoked, and all that it has signed would be executed again"):
+        transport.trust_key(str(ada), name="ada", is_server=False)
+    again = new_private("sign").public
+    assert transport.trust_key(str(again), name="ada", is_server=False).revoked_at is None
+    assert transport.revoke_key("ada").id == again.id
     with pytest.raises(NotFoundError, match="launch-worker keys"):
         transport.revoke_key("bob")
     for wrong in ("sign:abc", str(new_private("seal").public), "private-sign:abc"):

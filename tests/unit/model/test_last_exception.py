@@ -57,6 +57,9 @@ def test_an_exception_is_one_short_line_without_secrets() -> None:
         trace("URLError: https://me:hunter22@host/x with hunter2 and token-1 or 1"), secrets=["hunter2", "token-1", "1"]
     )
     assert said == "URLError: https://***@host/x with *** and *** or 1"
+    key = "-----BEGIN-----\nMIIEvQ\n"
+    assert last_exception(trace(f"ValueError: {key!r} is bad"), secrets=[key]) == "ValueError: '***' is bad"
+    assert last_exception(trace("ValueError: MIIEvQ is bad"), secrets=[key]) == "ValueError: *** is bad"
 
 
 def test_the_reason_keeps_the_exit_code_and_other_reasons_stay() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ def changed(**facts: Any) -> bytes:
 def test_it_reads_what_it_wrote() -> None:
     wrote = manifest(stored(), stored("a/ü\n\x1b[31m", mode=0o755, content=f"checkpoints/{RUN}/1/{SHA}"))
     assert Manifest.from_json(wrote.to_json()) == wrote
+    assert Manifest.from_json(replace(wrote, executed=SHA).to_json()) == replace(wrote, executed=SHA)
     assert (wrote.total_bytes, wrote.file("a/b.txt"), wrote.file("a")) == (6, stored(), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,14 @@ def test_a_file_that_others_can_read_or_that_has_no_key_is_refused(tmp_path: Pat
     write_private(path, new_private("sign"))
     with pytest.raises(SettingsError, match="has no private sealing key"):
         read_private(path, "seal")
-    path.chmod(0o640)
+    path.chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        read_private(path, "sign")
+    # As Kubernetes makes a file of a Secret for the group of a pod; a user's own is for the user alone.
+    path.chmod(0o440)
+    if os.geteuid() == 0:
+        assert read_private(path, "sign")
+        os.chown(path, 0, 54321)
     with pytest.raises(SettingsError, match="chmod 600"):
         read_private(path, "sign")
     with pytest.raises(SettingsError, match="cannot be read"):

@@ -59,6 +59,8 @@ def test_a_sealed_value_does_not_open_elsewhere(keys: Path) -> None:
     for other, run_id in ((text, new_run_id()), (changed, RUN), (renamed, RUN)):
         with pytest.raises(InputError, match="sealed for another run, or this run's record was changed"):
             opened(other, run_id=run_id, keys=keys)
+    with pytest.raises(InputError, match="sealed for another run, or this run's record was changed"):
+        opened(text, run_id=RUN, keys=keys, user="mallory")
     cut = spec["secrets"]["TOKEN"][:-8]
     with pytest.raises(InputError, match="cannot be opened"):
         opened(json.dumps(spec | {"secrets": {"TOKEN": cut}}), run_id=RUN, keys=keys)
