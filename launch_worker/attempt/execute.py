@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -168,9 +169,11 @@ def _explain(attempt: Attempt, outcome: Outcome) -> Outcome:
     outcome = attempt.job.explain(explained(outcome, attempt.folder.output, attempt.spec, hidden=hidden))
     if not attempt.missing_cwd:
         return outcome
+    # A folder that is there may be one that the job's sandbox has not.
+    what = f"{attempt.missing_cwd!r}{' for its jobs' if os.path.isdir(attempt.missing_cwd) else ''}"
     text = (
-        "it ran in an empty folder, deleted at its end with what was in it, for this worker has no "
-        f"{attempt.missing_cwd!r}; name a folder with --cwd, or send the code"
+        f"it ran in an empty folder, deleted at its end with what was in it, for this worker has no {what}; "
+        "name a folder with --cwd, or send the code"
     )
     reason = f"{outcome.reason}; {text}" if outcome.reason else text
     return replace(outcome, reason=reason, message=f"{outcome.message}\n{text}" if outcome.message else "")

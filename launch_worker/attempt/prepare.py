@@ -227,24 +227,29 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
     if context.settings.output_url:
         env["LAUNCH_OUTPUT_DIR"] = attempt.folder.make_outputs(spec.outputs)
     env |= _checkpoints(attempt, context)
-    return lambda code: context.runner.start(
-        spec.command,
-        key=attempt.key,
-        env=(in_environment(env, spec, attempt.environment) if attempt.environment else env)
-        | _deadline(attempt)
-        | (RESUMED if attempt.is_resumed else {})
-        | attempt.secrets,
-        cwd=_folder(attempt, code),
-        log_path=attempt.folder.output,
-        grace_s=spec.grace_s,
-        lease=attempt.lease,
-        events=attempt.events,
-        timeout_s=math.ceil(patience.left_s),
-        brief_s=FOLLOW_AFTER_S,
-        start_by=attempt.held_until,
-        ending=ending_of(spec),
-        confinement=_confinement(attempt, context, demands) if demands else None,
-    )
+
+    def start(code: Path | None) -> Job:
+        confinement = _confinement(attempt, context, demands) if demands else None
+        return context.runner.start(
+            spec.command,
+            key=attempt.key,
+            env=(in_environment(env, spec, attempt.environment) if attempt.environment else env)
+            | _deadline(attempt)
+            | (RESUMED if attempt.is_resumed else {})
+            | attempt.secrets,
+            cwd=_folder(attempt, code, confinement),
+            log_path=attempt.folder.output,
+            grace_s=spec.grace_s,
+            lease=attempt.lease,
+            events=attempt.events,
+            timeout_s=math.ceil(patience.left_s),
+            brief_s=FOLLOW_AFTER_S,
+            start_by=attempt.held_until,
+            ending=ending_of(spec),
+            confinement=confinement,
+        )
+
+    return start
 
 
 def _worker_env(attempt: Attempt) -> Mapping[str, str]:
@@ -258,7 +263,6 @@ def _worker_env(attempt: Attempt) -> Mapping[str, str]:
 def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
     """How the job's processes are confined, as its queue asks."""
     root = os.path.realpath(attempt.folder.root)
-    own = (f"{root}/{name}" for name in _OWN)
     return Confinement(
         demands.sandbox,
         context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
@@ -267,7 +271,7 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
         hidden=tuple(_hidden(context.settings)),
         # What it may not write is in the folder too: how it ended, whose it is.
         readable=tuple(filter(None, (root, attempt.environment))),
-        own=tuple(folder for folder in own if os.path.isdir(folder)),
+        own=tuple(f"{root}/{name}" for name in _OWN),
         writable=demands.writable,
         gpus=attempt.record.gpus,
     )
@@ -415,11 +419,12 @@ def _config(record: Record, spec: RunSpec) -> bytes:
     return json.dumps(known).encode()
 
 
-def _folder(attempt: Attempt, code: Path | None) -> str:
+def _folder(attempt: Attempt, code: Path | None, confinement: Confinement | None) -> str:
     cwd = attempt.spec.cwd
     if code is not None and (cwd is None or not cwd.startswith("/")):
         return str(working_folder(code, cwd))
-    if cwd is not None and (attempt.spec.cwd_required or os.path.isdir(cwd)):
+    is_there = cwd and os.path.isdir(cwd) and not (confinement and confinement.why_not_in(cwd))
+    if cwd is not None and (attempt.spec.cwd_required or is_there):
         return cwd
     attempt.missing_cwd = cwd or ""
     return attempt.folder.make_work()

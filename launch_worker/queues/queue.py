@@ -170,6 +170,11 @@ class QueueConfig:
             if asked:
                 raise InputError(f"{_names(spec)} can be kept for containers only; name an image with --image IMAGE")
             return None
+        if self.demands:
+            raise InputError(
+                f"this queue confines processes ({self.demands}), and --image would make the run a container, which "
+                "that does not confine; leave out the image, or use a queue of containers"
+            )
         image = spec.image
         if macros is not None:
             settings = _filled(self.container, macros, trusted=self.macro_env)

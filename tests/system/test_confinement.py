@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_worker_of_root_starts_no_job_as_root_before_somebody_says_so(cluster:
 
 @pytest.mark.parametrize("layer", ["bubblewrap", "landlock"])
 def test_a_run_of_a_private_queue_reaches_nothing_of_its_worker_and_says_what_any_run_says(
-    cluster: Cluster, layer: str
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, layer: str
 ) -> None:
     if layer == "landlock" and landlock.abi() < landlock.LEAST_ABI:
         pytest.skip("the kernel has no Landlock with scoped signals (Linux 6.12)")
@@ -96,6 +97,16 @@ def test_a_run_of_a_private_queue_reaches_nothing_of_its_worker_and_says_what_an
     missing = submit(["no-such-program"], queue="lab", api=cluster.api)
     assert missing.wait(30) is RunState.FAILED
     assert missing.refresh().reason == "command 'no-such-program' was not found on this worker"
+    # The folder in which it was submitted may be one that its sandbox has not.
+    with tempfile.TemporaryDirectory() as folder:
+        there = submit(["true"], queue="lab", cwd=folder, api=cluster.api)
+        assert there.wait(30) is (RunState.FAILED if layer == "bubblewrap" else RunState.FINISHED)
+        monkeypatch.chdir(folder)
+        elsewhere = submit(["pwd"], queue="lab", api=cluster.api)
+        assert elsewhere.wait(30) is RunState.FINISHED
+        if layer == "bubblewrap":
+            assert f"for this worker has no {folder!r} for its jobs" in elsewhere.refresh().reason
+        monkeypatch.undo()
     killed = submit(["sh", "-c", "kill -KILL $$"], queue="lab", api=cluster.api)
     assert killed.wait(30) is RunState.FAILED
     assert killed.refresh().signal == "SIGKILL"

@@ -43,7 +43,7 @@ class Confinement:
     hidden: tuple[str, ...] = ()
     #: Folders that it can read though they are hidden.
     readable: tuple[str, ...] = ()
-    #: Folders of its own, in which it can write though they are hidden.
+    #: Folders of its own, in which it can write though they are hidden, as far as they are there.
     own: tuple[str, ...] = ()
     #: Folders of the machine in which it can write.
     writable: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ class Confinement:
         more = {"confined": self._in_guard} if self.account or self.limits else {}
         if not self.sandbox:
             return list(argv), dict(env), more
-        if _is_in(cwd, self.hidden) and not _is_in(cwd, (*self.own, *self.readable)):
-            raise StartError(f"working directory {cwd!r} is hidden from jobs in a sandbox")
+        if why := self.why_not_in(cwd):
+            raise StartError(why)
         inside = {name: value for name, value in env.items() if name not in _OF_FOLDERS}
         if not self.bubblewrap:
             rules = Rules(
@@ -87,6 +87,22 @@ class Confinement:
         marks = {name: env[name] for name in MARKS}
         return [*self._wrap(cwd), "--", *argv], marks, more | {"sandboxed": True, "inside": inside}
 
+    def why_not_in(self, cwd: str) -> str:
+        """Why a job may not work in this folder, as a sentence; '' where it may."""
+        if not self.sandbox or _is_in(cwd, (*self.own, *self.readable)):
+            return ""
+        if _is_in(cwd, self.hidden):
+            return f"working directory {cwd!r} is hidden from jobs in a sandbox"
+        # To show one of these would show what is hidden with them: sockets of services, what others keep there.
+        is_replaced = self.bubblewrap and _is_in(cwd, OWN_FOLDERS) and os.path.realpath(cwd) not in OWN_FOLDERS
+        if is_replaced and not _is_in(cwd, self.writable):
+            return (
+                f"working directory {cwd!r} is not there for jobs in a sandbox, which have their own "
+                f"{', '.join(OWN_FOLDERS)}; use another folder, or ask an admin: launch-worker queues set QUEUE "
+                "--writable FOLDER"
+            )
+        return ""
+
     def _wrap(self, cwd: str) -> list[str]:
         """The command of bubblewrap. Later mounts hide earlier ones."""
         words = [self.bubblewrap, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
@@ -100,8 +116,6 @@ class Confinement:
                 words += ["--tmpfs", folder]
         for folder in _OF_MACHINE:
             words += ["--ro-bind-try", folder, folder]
-        if _is_below(cwd, OWN_FOLDERS):
-            words += ["--ro-bind", cwd, cwd]
         for folder in self.readable:
             if not _is_below(folder, self.hidden):
                 words += ["--ro-bind", folder, folder]
@@ -116,7 +130,7 @@ class Confinement:
             if _is_below(folder, self.hidden):
                 words += ["--ro-bind", folder, folder]
         for folder in self.own:
-            words += ["--bind", folder, folder]
+            words += ["--bind-try", folder, folder]
         for path in self.hidden:
             if os.path.isdir(path):
                 words += ["--remount-ro", path]
@@ -135,7 +149,7 @@ class Confinement:
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:
     """Whether a path is one of the folders, or lies in one."""
-    return any(f"{os.path.realpath(path)}/".startswith(f"{folder}/") for folder in folders)
+    return any(f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/") for folder in folders)
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,21 @@ def test_a_working_directory_that_is_hidden_is_refused(jobs: Jobs) -> None:
     jobs.confinement = in_bubblewrap(jobs.folder, hidden=(str(jobs.folder / "work"),))
     with pytest.raises(StartError, match="is hidden from jobs in a sandbox"):
         jobs.start("true", cwd=jobs.folder / "work")
+
+
+def test_no_working_directory_brings_back_what_its_own_folders_replace(jobs: Jobs, tmp_path_factory: Any) -> None:
+    others = tmp_path_factory.mktemp("others")
+    (jobs.folder / "link").symlink_to(others)
+    for folder in (others, f"{others}/.", jobs.folder / "link"):
+        with pytest.raises(StartError, match="is not there for jobs in a sandbox, which have their own"):
+            jobs.start("true", cwd=folder)  # type: ignore[arg-type]
+    for folder in ("/tmp", "/tmp/.", "/var/../tmp"):
+        handle = jobs.start("sh", "-c", f"ls -a {others} .", cwd=folder)  # type: ignore[arg-type]
+        assert end_of(handle).status != 0
+        assert others.name not in jobs.log(handle).decode().replace(str(others), "")
+    jobs.confinement = in_bubblewrap(jobs.folder, writable=(str(jobs.folder), str(others)))
+    assert end_of(jobs.start("touch", "mine", cwd=others)) == Exited(0, "")
+    assert (others / "mine").exists()
 
 
 def test_strict_has_no_network(jobs: Jobs) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
+from launch_worker.model.spec import RunSpec
 from launch_worker.queues.confinement import Limits
 from launch_worker.queues.queue import QueueConfig
 
@@ -69,3 +70,16 @@ def test_what_belongs_to_a_setting_goes_with_it() -> None:
 def test_a_bad_setting_is_refused_with_what_to_do(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         QueueConfig(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"sandbox": "private"}, {"run_as": "jobs"}, {"limits": {"pids": 5}}])
+def test_no_submitter_undoes_it_by_an_image(settings: dict[str, Any]) -> None:
+    config = QueueConfig(**settings)
+    assert config.checked(RunSpec(command=("true",))) == RunSpec(command=("true",))
+    assert config.container_plan(RunSpec(command=("true",)), {}) is None
+    in_image = RunSpec(command=("true",), image="a:1")
+    for check in (config.checked, config.container_plan, lambda spec: config.container_plan(spec, {})):
+        with pytest.raises(InputError, match=r"confines processes .* leave out the image"):
+            check(in_image)
+    with pytest.raises(InputError, match="refuse its defaults"):
+        QueueConfig(defaults={"image": "a:1"}, **settings).check_defaults()
