@@ -13,6 +13,7 @@ import ctypes
 import errno
 import functools
 import os
+import select
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -33,6 +34,8 @@ _CAPABILITY_VERSION = 0x20080522
 #: Signals that Python ignores for itself; the others have their usual meaning again after an exec.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 _WORDS = 4000
+#: Seconds that a start may take: meanwhile the guard serves no other job.
+_START_S = 5.0
 
 
 class User(NamedTuple):
@@ -55,7 +58,8 @@ def spawn_confined(
 ) -> int:
     """Start a process as `spawn` does, in a group, as a user and within rules; its pid. Raises OSError, ValueError.
 
-    The program is looked for, and the working directory entered, with the rights of the user.
+    The program is looked for, and the working directory entered, with the rights of the user. A start that takes too
+    long is given up (ETIMEDOUT), as on a mount that does not answer: its process is then this one's to reap.
     """
     if not argv:
         raise ValueError("it is empty")
@@ -68,6 +72,12 @@ def spawn_confined(
             _become(argv, env, cwd, output, group, is_in_v2, user, landlock, telling)
         os.close(telling)
         telling = -1
+        if not _is_told(told):
+            # SIGKILL stays pending while the kernel waits for a file: the program does not begin later either.
+            os.kill(pid, signal.SIGKILL)
+            raise OSError(
+                errno.ETIMEDOUT, f"its files did not answer within {_START_S:.0f} s, as on a mount that hangs"
+            )
         said = os.read(told, _WORDS)
     finally:
         os.close(told)
@@ -79,6 +89,13 @@ def spawn_confined(
     number, _, words = said.decode("utf-8", "surrogateescape").partition(" ")
     reason, _, name = words.partition("\0")
     raise OSError(int(number), reason, name or None)
+
+
+def _is_told(told: int) -> bool:
+    """Wait until the fork has executed the program, or said why it cannot; False where that takes too long."""
+    waiting = select.poll()
+    waiting.register(told, select.POLLIN)
+    return bool(waiting.poll(_START_S * 1000))
 
 
 def _fork(group: Group | None) -> tuple[int, bool]:
@@ -125,10 +142,10 @@ def _become(
 ) -> NoReturn:
     """Turn this process, a fork, into the job's; what keeps it from that is told through the pipe."""
     try:
+        os.setsid()
         if group is not None:
             with _telling_of("its control group could not be entered"):
                 group.enter(but_v2=is_in_v2)
-        os.setsid()
         for fd, target in ((no_input(), 0), (output, 1), (output, 2)):
             os.dup2(fd, target)
         for number in _IGNORED:

@@ -200,9 +200,8 @@ class ProcessRunner:
         for handle in list(self._handles.values()):
             if handle.main == process.id:
                 return True
-            is_leader = process.session == process.id.pid
             number = tree.cookie(tree.marks(handle.order["env"]))
-            if handle.main is None and is_leader and tree.has_cookie(process.id.pid, number):
+            if handle.main is None and tree.has_cookie(process.id.pid, number):
                 return True
         return False
 
@@ -441,14 +440,17 @@ def reap_orphans() -> None:
 
 
 def _came_back(marked: tuple[bytes, ...]) -> ProcessId | None:
-    """Find the main process of a job whose start the guard that died had not reported; it may have ended since."""
+    """Find the main process of a job whose start the guard that died had not reported; it may have ended since.
+
+    It may not lead its session yet, as the guard may have died just after the fork. Then it is this process's child.
+    """
     number = tree.cookie(marked)
     found = [
-        process.id
+        process
         for process in tree.table()
-        if process.session == process.id.pid
-        and (process.ppid == os.getpid() or not process.zombie)
+        if (process.ppid == os.getpid() or (process.session == process.id.pid and not process.zombie))
         and (tree.has_cookie(process.id.pid, number) or tree.has_environ(process.id.pid, marked))
     ]
-    # A process that it left behind may lead a session too, but started later.
-    return min(found, key=lambda process: (process.start, process.pid), default=None)
+    # What it left behind is found too, but started later.
+    first = min(found, key=lambda each: (each.id.start, each.session != each.id.pid, each.id.pid), default=None)
+    return None if first is None else first.id

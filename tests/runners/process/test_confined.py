@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import queue
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,9 @@ from launch_worker.errors import InputError, StartError
 from launch_worker.ids import new_run_id
 from launch_worker.queues.confinement import NO_LIMITS, Limits
 from launch_worker.runners.job import Exited, Gone
-from launch_worker.runners.process import tree
+from launch_worker.runners.process import confined_spawn, tree
 from launch_worker.runners.process.accounts import Account, find_account, why_no_other_user
+from launch_worker.runners.process.confined_spawn import spawn_confined
 from launch_worker.runners.process.confinement import Confinement
 from launch_worker.runners.process.control_groups import (
     Group,
@@ -36,6 +41,8 @@ needs_groups = pytest.mark.skipif(
     bool(hierarchies().why_not({"memory": 1, "pids": 1})), reason="no control group of this machine can be divided"
 )
 needs_root = pytest.mark.skipif(bool(why_no_other_user()), reason="this user may not start processes as others")
+
+ENV = {"PATH": os.environ["PATH"]}
 
 #: A process that hides: a session and a parent of its own, no environment, and another limit than its job's.
 HIDE = """
@@ -65,7 +72,7 @@ class Jobs:
         self.count += 1
         attempt = self.folder / "runs" / f"{new_run_id()}.1.7"
         attempt.mkdir(parents=True)
-        known = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7", **env}
+        known = {**ENV, "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7", **env}
         return self.runner.start(
             ["sh", "-c", script],
             key=f"r{self.count}.1",
@@ -164,6 +171,57 @@ def test_a_new_guard_goes_on_with_the_group_of_a_job(jobs: Jobs) -> None:
     end_of(job)
     found = tree.look_up(hidden)
     assert found is None or found.zombie
+
+
+def test_a_start_on_a_mount_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard waits for the start of a process, and serves no other job meanwhile."""
+    begun = tmp_path / "begun"
+
+    def hang(_: str) -> None:
+        begun.write_text(str(os.getpid()))
+        time.sleep(60)
+
+    monkeypatch.setattr(confined_spawn, "_START_S", 1.0)
+    monkeypatch.setattr(os, "chdir", hang)
+    with pytest.raises(TimeoutError, match="a mount that hangs"):
+        spawn_confined(["true"], env=ENV, cwd="/", output=1, group=None, user=None)
+    assert os.waitstatus_to_exitcode(os.waitpid(int(begun.read_text()), 0)[1]) == -9
+
+
+def test_a_process_leads_its_session_before_anything_else_of_its_start(tmp_path: Path) -> None:
+    """By that a worker finds a job whose guard died as it started it."""
+    told = tmp_path / "told"
+
+    class Entered(Group):
+        def enter(self, *, but_v2: bool) -> None:
+            told.write_text("leader" if os.getsid(0) == os.getpid() else "none")
+
+    pid = spawn_confined(["true"], env=ENV, cwd="/", output=1, group=Entered({}, ""), user=None)
+    os.waitpid(pid, 0)
+    assert told.read_text() == "leader"
+
+
+def test_a_job_whose_guard_died_just_after_the_fork_is_adopted_and_not_started_again(jobs: Jobs) -> None:
+    """The fork has become the worker's child, and does not lead a session yet."""
+    marks = {"LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7"}
+    jobs.runner.guard.await_hello()
+    former = guard_of(jobs.runner)
+    os.kill(former, signal.SIGSTOP)
+    with tree.carrying(tree.marks(marks)):
+        forked = subprocess.Popen(["sleep", "300"], start_new_session=False)
+    try:
+        with ThreadPoolExecutor() as thread:
+            started = thread.submit(lambda: jobs.start("touch again", LAUNCH_RUN_ID=marks["LAUNCH_RUN_ID"]))
+            wait_until(lambda: bool(jobs.runner._handles), what="the start is ordered")
+            os.kill(former, signal.SIGKILL)
+            job = started.result(timeout=30.0)
+        assert job.pid == forked.pid
+        assert not (jobs.folder / "again").exists()
+        job.stop(grace_s=0)
+        assert end_of(job) == Exited(-9, "asked")
+    finally:
+        forked.kill()
+        forked.wait()
 
 
 def test_what_cannot_be_enforced_is_refused_and_not_left_out() -> None:
