@@ -13,6 +13,8 @@ from launch_worker.store.server import Server
 
 #: Parked runs that one call of the `wake` script dispatches: Redis does nothing else during a call.
 _WAKE_AT_ONCE = 500
+#: Configuration, which nobody can read, of a queue whose key is of another type, as the scripts have it.
+_DAMAGED = "damaged"
 
 
 class Queues(Records, Server):
@@ -127,8 +129,13 @@ class Queues(Records, Server):
             pipe = self._redis.pipeline(transaction=False)
             for name in queues:
                 pipe.hget(keys.queue(name), "config")
-            found = pipe.execute() if queues else []
-        return {name: text(config or b"") for name, config in zip(queues, found, strict=True)}
+            found = pipe.execute(raise_on_error=False) if queues else []
+            for answer in found:
+                if isinstance(answer, Exception) and not _is_of_key(answer):
+                    raise answer
+        # A queue whose key is of another type keeps no worker from its heartbeat; its runs fail.
+        configs = (_DAMAGED if isinstance(answer, Exception) else text(answer or b"") for answer in found)
+        return dict(zip(queues, configs, strict=True))
 
     def pool_queues(self, pool: str) -> list[tuple[str, int]]:
         """A pool's queues and their ranks, the queue that is served first at first."""
@@ -144,3 +151,8 @@ class Queues(Records, Server):
             for queue in queues:
                 pipe.scard(keys.places("queue", queue))
             return sum(pipe.execute()) if queues else 0
+
+
+def _is_of_key(error: Exception) -> bool:
+    """Whether Redis refuses a command for the type of its key."""
+    return str(error).startswith("WRONGTYPE")

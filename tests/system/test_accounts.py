@@ -50,7 +50,10 @@ def test_a_job_of_another_account_leaves_what_any_job_leaves(open_cluster: Clust
     foreign = cluster.folder / "foreign"
     foreign.write_text("foreign")
     foreign.chmod(0o666)
-    cluster.api.create_queue("apart", run_as="nobody", sandbox=sandbox or None, limits={"pids": 100})
+    # It lies in /tmp, of which a sandbox has its own.
+    writable = [str(cluster.folder)] if sandbox else None
+    limits = {"pids": 100}
+    cluster.api.create_queue("apart", run_as="nobody", sandbox=sandbox or None, writable=writable, limits=limits)
     cluster.worker("apart")
     run = submit(
         ["sh", "-c", LEAVES], queue="apart", env={"FOREIGN": str(foreign)}, cwd=str(cluster.folder), api=cluster.api

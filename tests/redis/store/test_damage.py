@@ -26,7 +26,7 @@ from launch_worker.store import keys
 from launch_worker.store.attempts import NotConsumed
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
-from launch_worker.store.submit import Announced, Created, New
+from launch_worker.store.submit import Announced, ConfigChanged, Created, New
 from tests.conftest import wait_until
 from tests.security.fuzz import examples
 from tests.support.arrows import (
@@ -172,6 +172,23 @@ def test_a_damaged_index_fails_no_sound_run(store: Store, redis_client: Any) -> 
     with pytest.raises(LaunchError):
         store.claim(run_id, 1, owner="owner1", worker="w", host="h", lease_s=30)
     assert store.get(run_id).state in (S.PENDING, S.RUNNING)
+
+
+def test_a_queue_whose_settings_cannot_be_read_asks_for_more_than_nothing(
+    agent: LaunchAgent, api: Api, redis_client: Any
+) -> None:
+    """No settings would be: no sandbox, no account, no signatures."""
+    api.create_queue("default", sandbox="private", signers=["*"])
+    redis_client.delete(keys.queue("default"))
+    known, late = create(api.store), create(api.store)
+    redis_client.set(keys.queue("default"), "text")
+    with pytest.raises(ConfigChanged):
+        api.store.create(new_run_id(), RunSpec(command=("true",)))
+    assert api.store.queue_configs(["default", "other"]) == {"default": "damaged", "other": ""}
+    for run_id in (known, late):
+        agent.run(run_id, 1)
+        assert api.store.get(run_id).state is S.FAILED
+        assert "the queue's configuration is damaged" in api.store.get(run_id).reason
 
 
 # -- a Running one ---------------------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
--- The limit, paused, pool, rank and admits of a queue or a pool; with `with_config` its configuration too.
+-- The limit, paused, pool, rank and admits of a queue or a pool; with `with_config` its configuration too. Where the key
+-- is of another type the configuration is one that nobody can read: '' would ask for no sandbox and for no signatures.
 local function settings_of(kind, name, with_config)
   local key = 'launch:' .. kind .. ':' .. name
   local known = known_settings[key]
   if not known or (with_config and not known.config) then
     local found = with_config and redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits', 'config')
       or redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits')
-    known = found.err and {config = ''} or {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3],
+    known = found.err and {config = 'damaged'} or {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3],
       rank = tonumber(found[4] or ''), admits = found[5], config = with_config and (found[6] or '')}
     known_settings[key] = known
   end
