@@ -52,8 +52,8 @@ class Layers:
 
     def describe(self) -> list[str]:
         """The layers that were found, for people; those that nobody asked for are not among them."""
-        limits = any(not why for why in self._limits.values())
-        accounts = any(not why for _, why in self._accounts.values())
+        limits = any(not why for why in list(self._limits.values()))
+        accounts = any(not why for _, why in list(self._accounts.values()))
         where = hierarchies()
         versions = [*(["v2"] if where.v2 else []), *(["v1"] if where.v1 else [])] if limits else []
         found = []
