@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -262,13 +261,16 @@ def _worker_env(attempt: Attempt) -> Mapping[str, str]:
 
 def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
     """How the job's processes are confined, as its queue asks."""
-    root = os.path.realpath(attempt.folder.root)
+    root, account = os.path.realpath(attempt.folder.root), attempt.account
     return Confinement(
         demands.sandbox,
-        context.layers.bubblewrap(demands.sandbox) if demands.sandbox else "",
-        attempt.account,
+        context.layers.bubblewrap(demands.sandbox, account) if demands.sandbox else "",
+        account,
         _limits(attempt, demands),
-        hidden=tuple(_hidden(context.settings)),
+        # To what the account may not come bubblewrap, which is started as the account, cannot come either.
+        hidden=tuple(
+            path for path in _hidden(context.settings) if account is None or not account.barred_from(Path(path))
+        ),
         # What it may not write is in the folder too: how it ended, whose it is.
         readable=tuple(filter(None, (root, attempt.environment))),
         own=tuple(f"{root}/{name}" for name in _OWN),
@@ -278,7 +280,7 @@ def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> 
 
 
 def _hidden(settings: Settings) -> Iterator[str]:
-    """What a job in a sandbox must not see: its worker's folder and keys, stores of others' files, Redis' socket."""
+    """What a job in a sandbox must not see: its worker's folder, keys and sockets, stores of others' files."""
     yield os.path.realpath(settings.work_dir)
     for place in (settings.sealing_keys, settings.signing_key, config_folder(os.environ)):
         if place is not None and place.exists():
@@ -286,9 +288,10 @@ def _hidden(settings: Settings) -> Iterator[str]:
     for url in (settings.log_url, settings.output_url, settings.upload_url):
         if url.startswith("file://"):
             yield os.path.realpath(unquote(urlsplit(url).path))
-    found = re.fullmatch(r"(?:redis\+)?(?:unix|socket)://(?:[^/@]*@)?(/[^?]*).*", settings.redis_url)
-    if found:
-        yield os.path.realpath(unquote(found[1]))
+    for name in ("DOCKER_HOST", "SSH_AUTH_SOCK"):
+        path = os.environ.get(name, "").removeprefix("unix://")
+        if path.startswith("/"):
+            yield os.path.realpath(path)
 
 
 def _limits(attempt: Attempt, demands: Demands) -> Limits:

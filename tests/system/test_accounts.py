@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from launch_worker.model.states import RunState
 from launch_worker.queues.confinement import Demands, Limits
 from launch_worker.runners.process.layers import Layers
 from tests.conftest import wait_until
+from tests.support.sandboxes import needs_bubblewrap
 from tests.system.conftest import Cluster
 
 _LIMITS = Limits(memory=1, pids=1)
@@ -68,6 +70,35 @@ def test_a_job_of_another_account_leaves_what_any_job_leaves(open_cluster: Clust
     kept = json.loads(run.record.outputs)["1"]
     is_linked = "not linked" not in rest
     assert (kept["files"], kept["left_out"]) == (1, is_linked), "what belongs to another user is not read for it"
+
+
+@needs_bubblewrap
+def test_a_sandbox_is_tried_as_the_account_that_its_jobs_have(open_cluster: Cluster) -> None:
+    """Where root alone may make namespaces, as many kernels have it, jobs of accounts would all fail."""
+    bwrap = open_cluster.folder / "bwrap"
+    refusal = "bwrap: No permissions to create a new namespace"
+    bwrap.write_text(
+        f'#!/bin/sh\n[ $(id -u) = 0 ] && exec {shutil.which("bwrap")} "$@"\necho "{refusal}" >&2\nexit 1\n'
+    )
+    bwrap.chmod(0o755)
+    (open_cluster.folder / "work").mkdir(mode=0o711)
+    layers = Layers(open_cluster.folder / "work", bwrap=str(bwrap))
+    assert layers.why_not(Demands("strict")) == ""
+    assert "No permissions to create a new namespace" in layers.why_not(Demands("strict", "nobody"))
+    assert Layers(open_cluster.folder / "work").why_not(Demands("strict", "nobody")) == ""
+
+
+@needs_bubblewrap
+def test_what_is_hidden_in_a_folder_that_the_account_cannot_enter_holds_no_sandbox_up(open_cluster: Cluster) -> None:
+    open_cluster.api.create_queue("apart", run_as="nobody", sandbox="private")
+    # In /tmp, which is the sandbox's own, the account could make the folder anew.
+    with tempfile.TemporaryDirectory(dir="/srv") as home:
+        Path(home, ".config", "launch-worker").mkdir(parents=True)
+        worker = open_cluster.worker("apart", env={"HOME": home, "XDG_CONFIG_HOME": ""})
+        run = submit(["sh", "-c", f"ls {home} || id -un"], queue="apart", api=open_cluster.api)
+        assert run.wait(30) is RunState.FINISHED, run.logs()
+        assert run.logs().decode().splitlines()[-1] == "nobody"
+        worker.kill()
 
 
 def test_a_run_that_needs_more_memory_than_it_asked_for_is_given_more(open_cluster: Cluster) -> None:

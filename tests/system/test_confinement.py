@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import socket
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from launch_worker.api.client import submit
 from launch_worker.model.states import RunState
+from launch_worker.queues.confinement import Demands
 from launch_worker.runners.process import landlock
+from launch_worker.runners.process.layers import Layers
 from tests.conftest import wait_until
 from tests.support.sandboxes import needs_bubblewrap
 from tests.system.conftest import Cluster
@@ -113,3 +120,31 @@ def test_a_run_of_a_private_queue_reaches_nothing_of_its_worker_and_says_what_an
     assert cluster.api.workers()[0].description["layers"] == [layer]
     said = cluster.run("launch-worker", "doctor", env=by).out
     assert f"the sandbox private is made by {layer}" in " ".join(said.lower().split())
+
+
+@needs_bubblewrap
+def test_the_sockets_of_a_worker_are_not_its_jobs(cluster: Cluster) -> None:
+    cluster.api.create_queue("lab", sandbox="private", writable=[str(cluster.folder)])
+    with contextlib.ExitStack() as stack:
+        paths = [str(cluster.folder / name) for name in ("engine", "agent", "open")]
+        for path in paths:
+            door = stack.enter_context(socket.socket(socket.AF_UNIX))
+            door.bind(path)
+            door.listen()
+        cluster.worker("lab", env={"DOCKER_HOST": f"unix://{paths[0]}", "SSH_AUTH_SOCK": paths[1]})
+        tries = "import socket, sys\nfor path in sys.argv[1:]: print(socket.socket(socket.AF_UNIX).connect_ex(path))"
+        run = submit([sys.executable, "-c", tries, *paths], queue="lab", api=cluster.api)
+        assert run.wait(30) is RunState.FINISHED, run.logs()
+    assert run.logs().decode().split() == [str(errno.ECONNREFUSED), str(errno.ECONNREFUSED), "0"]
+
+
+@needs_bubblewrap
+def test_jobs_cannot_move_the_folder_that_their_workers_folder_is_in(tmp_path: Path) -> None:
+    work = tmp_path / "data" / "deep" / "work"
+    for writable, words in (
+        (tmp_path / "data", "jobs could move the folder in"),
+        (tmp_path / "data" / "deep", ""),
+        (tmp_path / "other", ""),
+    ):
+        assert words in Layers(work).why_not(Demands("private", writable=(str(writable),)))
+        assert bool(words) == bool(Layers(work).why_not(Demands("private", writable=(str(writable),))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from dataclasses import dataclass
+from pathlib import Path
 
 from launch_worker.errors import InputError
 
@@ -28,6 +29,23 @@ class Account:
         """The variables that a login sets."""
         named = {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
         return named | ({"SHELL": self.shell} if self.shell else {})
+
+    def barred_from(self, path: Path) -> Path | None:
+        """The folder above this path that the account may not enter; None where none is known."""
+        for folder in reversed(path.absolute().parents):
+            found = folder.stat()
+            bit = 0o100 if found.st_uid == self.uid else 0o010 if found.st_gid in self.groups else 0o001
+            if not found.st_mode & bit and not _has_list(folder):
+                return folder
+        return None
+
+
+def _has_list(folder: Path) -> bool:
+    """Whether a folder has an access control list, which may let in whom its mode does not."""
+    try:
+        return bool(os.getxattr(folder, "system.posix_acl_access"))
+    except OSError:
+        return False
 
 
 def find_account(name: str) -> Account:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +36,16 @@ class Layers:
         self._accounts: dict[Demands, tuple[float, str]] = {}
         self._limits: dict[Limits, str] = {}
         self._trying = threading.Lock()
-        #: Reason why bubblewrap cannot make a sandbox, by its name, for those that were tried; '' where it can.
-        self._why_no_bubblewrap: dict[str, str] = {}
+        #: Reason why bubblewrap cannot make a sandbox, by its name and the uid of another user, for those that were
+        #: tried; '' where it can.
+        self._why_no_bubblewrap: dict[tuple[str, int | None], str] = {}
 
     def why_not(self, demands: Demands) -> str:
         """Why this machine cannot confine a queue's processes so, as a clause; '' where it can."""
         whys = []
-        if demands.sandbox:
+        if demands.sandbox and (why := self._why_movable(demands.writable)):
+            whys.append(why)
+        elif demands.sandbox and not demands.run_as:
             whys.append(self._why_no_sandbox(demands.sandbox))
         if demands.run_as:
             whys.append(self._why_no_accounts(demands))
@@ -62,9 +65,9 @@ class Layers:
         found += [f"limits (cgroup {' and '.join(versions)})"] if limits else []
         return found + (["run_as"] if accounts else [])
 
-    def bubblewrap(self, sandbox: str) -> str:
-        """The path of bubblewrap where that makes this sandbox; '' where Landlock does."""
-        return "" if self._why_not_by_bubblewrap(sandbox) else self._program
+    def bubblewrap(self, sandbox: str, account: Account | None = None) -> str:
+        """The path of bubblewrap where that makes this sandbox for jobs of an account; '' where Landlock does."""
+        return "" if self._why_not_by_bubblewrap(sandbox, account) else self._program
 
     @cached_property
     def _program(self) -> str:
@@ -74,28 +77,38 @@ class Layers:
     def _has_landlock(self) -> bool:
         return landlock.abi() >= landlock.LEAST_ABI
 
-    def _why_no_sandbox(self, sandbox: str) -> str:
-        why = self._why_not_by_bubblewrap(sandbox)
+    def _why_movable(self, writable: Sequence[str]) -> str:
+        """Why jobs that may write in these folders could move LAUNCH_WORK_DIR away, as a clause; '' where none can."""
+        parent = os.path.dirname(os.path.realpath(self._work_dir))
+        for folder in writable:
+            # In the folder itself it is a mount of the sandbox, which nobody there can move.
+            if parent.startswith(f"{os.path.realpath(folder)}/"):
+                return f"jobs could move the folder in {folder}, writable for them, in which LAUNCH_WORK_DIR is"
+        return ""
+
+    def _why_no_sandbox(self, sandbox: str, account: Account | None = None) -> str:
+        why = self._why_not_by_bubblewrap(sandbox, account)
         if not why or (sandbox == "private" and self._has_landlock):
             return ""
         if sandbox == "strict":
             return why
         return f"{why} and its kernel has no Landlock with scoped signals (Linux 6.12)"
 
-    def _why_not_by_bubblewrap(self, sandbox: str) -> str:
+    def _why_not_by_bubblewrap(self, sandbox: str, account: Account | None) -> str:
+        key = sandbox, None if account is None else account.uid
         with self._trying:
-            if sandbox not in self._why_no_bubblewrap:
-                self._why_no_bubblewrap[sandbox] = self._try(sandbox)
-        return self._why_no_bubblewrap[sandbox]
+            if key not in self._why_no_bubblewrap:
+                self._why_no_bubblewrap[key] = self._try(sandbox, account)
+        return self._why_no_bubblewrap[key]
 
-    def _try(self, sandbox: str) -> str:
+    def _try(self, sandbox: str, account: Account | None) -> str:
         if not self._program:
             return f"LAUNCH_BWRAP={self._named} is no program" if self._named else "bubblewrap (bwrap) is not installed"
         words = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--ro-bind", "/", "/", "--dev", "/dev"]
         words += ["--proc", "/proc", "--tmpfs", "/tmp", *(["--unshare-net"] if sandbox == "strict" else [])]
         try:
             ended = child.run(
-                [self._program, *words, "--", "true"],
+                [*_as(account), self._program, *words, "--", "true"],
                 cwd=Path("/"),
                 env={"PATH": os.environ.get("PATH", os.defpath)},
                 check=_deadline(_TRIAL_S),
@@ -119,7 +132,10 @@ class Layers:
         names = [account for _, account in demands.accounts] if demands.run_as == SUBMITTER else [demands.run_as]
         for name in dict.fromkeys(names):
             try:
-                why = _why_not_in(self._work_dir, find_account(name))
+                account = find_account(name)
+                why = _why_not_in(self._work_dir, account)
+                if demands.sandbox and not why:
+                    why = self._why_no_sandbox(demands.sandbox, account)
             except InputError as error:
                 why = str(error)
             if why:
@@ -158,11 +174,17 @@ def _deadline(seconds: float) -> Callable[[], None]:
     return check
 
 
+def _as(account: Account | None) -> list[str]:
+    """The words that start a command as an account, without a way to other rights, as its jobs are started."""
+    if account is None:
+        return []
+    user = ["--reuid", str(account.uid), "--regid", str(account.gid), "--groups", ",".join(map(str, account.groups))]
+    return ["setpriv", *user, "--no-new-privs", "--"]
+
+
 def _why_not_in(work_dir: Path, account: Account) -> str:
     """Why an account cannot come to its jobs' folders below this one; '' where it can."""
-    for folder in reversed(work_dir.absolute().parents):
-        found = folder.stat()
-        bit = 0o100 if found.st_uid == account.uid else 0o010 if found.st_gid in account.groups else 0o001
-        if not found.st_mode & bit:
-            return f"account {account.name!r} may not enter {folder}, below which LAUNCH_WORK_DIR is"
-    return ""
+    barred = account.barred_from(work_dir)
+    if barred is None:
+        return ""
+    return f"account {account.name!r} may not enter {barred}, below which LAUNCH_WORK_DIR is"
