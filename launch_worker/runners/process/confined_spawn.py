@@ -15,8 +15,8 @@ import functools
 import os
 import select
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, NoReturn
 
 from launch_worker.runners.process.control_groups import Group
 from launch_worker.runners.process.landlock import Rules, restrict
@@ -144,7 +144,7 @@ def _become(
     try:
         os.setsid()
         if group is not None:
-            with _telling_of("its control group could not be entered"):
+            with telling_of("its control group could not be entered"):
                 group.enter(but_v2=is_in_v2)
         for fd, target in ((no_input(), 0), (output, 1), (output, 2)):
             os.dup2(fd, target)
@@ -154,7 +154,7 @@ def _become(
         if landlock is not None:
             restrict(landlock)
         if user is not None:
-            with _telling_of("its account could not be taken on"):
+            with telling_of("its account could not be taken on"):
                 _change_user(user)
         os.chdir(cwd)
         _execute(argv, env)
@@ -200,11 +200,13 @@ def _change_user(user: User) -> None:
 
 
 @contextlib.contextmanager
-def _telling_of(what: str) -> Any:
+def telling_of(what: str) -> Iterator[None]:
+    """Have an error say what this machine could not do for a job."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno or errno.EIO, f"{what}: {error.strerror or error}") from None
+        # By this number the worker knows that any job would be refused so.
+        raise OSError(errno.EIO, f"{what}: {error.strerror or error}") from None
 
 
 @functools.cache

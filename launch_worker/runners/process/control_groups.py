@@ -140,7 +140,9 @@ def make_group(name: str, limits: Mapping[str, int]) -> Group | None:
     missing = where.why_not(limits)
     if missing:
         raise OSError(missing)
-    v1 = {name: folder for name, folder in where.v1.items() if name in wanted}
+    # Without v2 a job without limits needs a group too, so that none of its processes hides.
+    in_v1 = wanted or (set() if where.v2 else {"pids"})
+    v1 = {name: folder for name, folder in where.v1.items() if name in in_v1}
     folders = {controller: f"{folder}/{_PREFIX}{name}" for controller, folder in v1.items()}
     group = Group(folders, f"{where.v2}/{_PREFIX}{name}" if where.v2 else "")
     if not group:
@@ -208,7 +210,7 @@ def find_hierarchies(own: list[tuple[str, str]], mounts: list[tuple[str, str, st
     for names, path in own:
         for root, folder, kind, options in mounts:
             if names == "" and kind == "cgroup2":
-                v2 = v2 or _divisible(_below(folder, root, path), is_top=path == "/")
+                v2 = v2 or _divisible(_below(folder, root, path), is_top=_is_top(path))
             elif names and kind == "cgroup" and set(names.split(",")) <= set(options.split(",")):
                 base = _below(folder, root, path)
                 for name in set(names.split(",")) & set(CONTROLLERS.values()):
@@ -247,6 +249,11 @@ def _divisible(folder: str, *, is_top: bool) -> str:
     return folder if is_delegated and may_write else ""
 
 
+def _is_top(path: str) -> bool:
+    """Whether a process is in its container's topmost group, or was moved by `_leave` to the subgroup of that."""
+    return path in ("/", f"/{OWN_SUBGROUP}")
+
+
 def _has_mark(folder: str) -> bool:
     """Whether systemd has marked a group as delegated."""
     for name in ("trusted.delegate", "user.delegate"):
@@ -259,7 +266,7 @@ def _enable(folder: str, names: set[str]) -> None:
     """Let groups in this folder of v2 have these controllers. Raises OSError."""
     missing = names - set(_read(f"{folder}/cgroup.subtree_control").split())
     if missing:
-        if _read("/proc/self/cgroup").splitlines()[-1] == "0::/":
+        if _is_top(_read("/proc/self/cgroup").splitlines()[-1].removeprefix("0::")):
             _leave(folder)
         _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
 

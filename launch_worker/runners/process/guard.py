@@ -20,7 +20,7 @@ from typing import Any
 from launch_worker.clock import boot_time_s
 from launch_worker.runners.output import Piped, make_pipe, open_for_printing
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.confined_spawn import User, spawn_confined
+from launch_worker.runners.process.confined_spawn import User, spawn_confined, telling_of
 from launch_worker.runners.process.container_leases import ContainerLeases
 from launch_worker.runners.process.control_groups import find_group
 from launch_worker.runners.process.descriptors import NOT_BROUGHT, came_with, pipe_in
@@ -256,7 +256,8 @@ class Guard:
             printing = open_for_printing(pipe)
             marked = tree.marks(env)
             if confined is not None:
-                group = self.jobs.make_group(os.path.basename(folder), confined["limits"])
+                with telling_of("its control group could not be made"):
+                    group = self.jobs.make_group(os.path.basename(folder), confined["limits"])
             with tree.carrying(marked), giving(inside, argv) as command:
                 if confined is None:
                     pid = spawn(command, env=env, cwd=cwd, output=printing, landlock=landlock)

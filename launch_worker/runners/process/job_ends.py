@@ -142,6 +142,9 @@ class JobEnds:
             # the exit code of a sandbox's monitor, the killed process is another one, as under a shell.
             is_in_group = said != 0 and job.group is not None and job.group.oom_kills() > 0
             job.is_out_of_memory = is_in_group or oom.has_ended(job.pid, said, kills_before=job.oom_kills)
+        elif said is None and job.group is not None:
+            # Its worker, which learns the exit code, cannot ask the group: that is deleted by then.
+            job.is_out_of_memory = job.group.oom_kills() > 0
         if status is not None and self._exits is not None:
             was_full = job.output is not None and job.output.disk_was_full
             exited = Exit(status, job.ended_by, job.look_at, job.used, was_full, job.is_out_of_memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -21,7 +22,7 @@ from launch_worker.runners.process.control_groups import hierarchies, make_group
 #: Seconds that a trial of bubblewrap may take.
 _TRIAL_S = 10.0
 _WORDS = 200
-#: Seconds until accounts are looked at again: an admin may have made one meanwhile.
+#: Seconds until accounts, and limits that could not be set, are looked at again: an admin may have mended it meanwhile.
 _AGAIN_S = 30.0
 
 
@@ -34,7 +35,7 @@ class Layers:
         self._named = bwrap
         #: Monotonic time until which the answer holds, and the answer, by what was asked for.
         self._accounts: dict[Demands, tuple[float, str]] = {}
-        self._limits: dict[Limits, str] = {}
+        self._limits: dict[Limits, tuple[float, str]] = {}
         self._trying = threading.Lock()
         #: Reason why bubblewrap cannot make a sandbox, by its name and the uid of another user, for those that were
         #: tried; '' where it can.
@@ -55,7 +56,7 @@ class Layers:
 
     def describe(self) -> list[str]:
         """The layers that were found, for people; those that nobody asked for are not among them."""
-        limits = any(not why for why in list(self._limits.values()))
+        limits = any(not why for _, why in list(self._limits.values()))
         accounts = any(not why for _, why in list(self._accounts.values()))
         where = hierarchies()
         versions = [*(["v2"] if where.v2 else []), *(["v1"] if where.v1 else [])] if limits else []
@@ -143,9 +144,11 @@ class Layers:
         return ""
 
     def _why_no_limits(self, limits: Limits) -> str:
-        if limits not in self._limits:
-            self._limits[limits] = _try_limits(limits)
-        return self._limits[limits]
+        until, why = self._limits.get(limits, (0.0, ""))
+        if time.monotonic() >= until:
+            why = _try_limits(limits)
+            self._limits[limits] = (time.monotonic() + _AGAIN_S if why else math.inf, why)
+        return why
 
 
 def _try_limits(limits: Limits) -> str:

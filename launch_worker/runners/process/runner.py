@@ -356,15 +356,19 @@ class ProcessRunner:
             return  # the guard that died had reported it already
         status, is_kept = event["status"], event.get("kept", False)
         if status is None and handle.main is not None:
-            handle.exited = self._reap(handle, event["stopped_by"])
+            handle.exited = self._reap(handle, event["stopped_by"], had_oom=event.get("oom", False))
         else:
             # A guard of an older release does not say it.
             is_oom = event["oom"] if "oom" in event else _is_out_of_memory(handle, status, event["stopped_by"])
+            is_oom = is_oom and status is not None
             handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept, is_out_of_memory=is_oom)
         handle.events.put(handle.exited)
 
-    def _reap(self, handle: JobHandle, stopped_by: StopReason) -> Exited:
-        """Reap a job that came to this process when its guard died, and keep its end."""
+    def _reap(self, handle: JobHandle, stopped_by: StopReason, *, had_oom: bool) -> Exited:
+        """Reap a job that came to this process when its guard died, and keep its end.
+
+        `had_oom`: the kernel has killed a process of its group for want of memory.
+        """
         assert handle.main is not None
         try:
             ended = os.waitid(os.P_PID, handle.main.pid, os.WEXITED | os.WNOWAIT)
@@ -372,7 +376,7 @@ class ProcessRunner:
             return Exited(None, stopped_by)
         assert ended is not None
         status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-        is_oom = _is_out_of_memory(handle, status, stopped_by)
+        is_oom = (had_oom and status != 0 and not stopped_by) or _is_out_of_memory(handle, status, stopped_by)
         status = sandboxed.status_of(status) if handle.is_sandboxed else status
         exited = Exit(status, stopped_by, boot_time_s(), is_out_of_memory=is_oom)
         is_kept = bool(self.folder) and keep_exit(self.folder, os.path.basename(handle.order["folder"]), exited)

@@ -27,7 +27,7 @@ _MAX_FDS = 253
 
 
 def _exited(job: dict[str, Any]) -> Exited:
-    is_kept, is_oom = job.get("kept", False), job.get("oom", False)
+    is_kept, is_oom = job.get("kept", False), job.get("oom", False) and job["status"] is not None
     return Exited(job["status"], job["stopped_by"], is_kept=is_kept, is_out_of_memory=is_oom)
 
 

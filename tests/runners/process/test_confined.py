@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import queue
@@ -18,9 +19,9 @@ import pytest
 
 from launch_worker.errors import InputError, StartError
 from launch_worker.ids import new_run_id
-from launch_worker.queues.confinement import NO_LIMITS, Limits
+from launch_worker.queues.confinement import NO_LIMITS, Demands, Limits
 from launch_worker.runners.job import Exited, Gone
-from launch_worker.runners.process import confined_spawn, tree
+from launch_worker.runners.process import confined_spawn, control_groups, layers, runner, tree
 from launch_worker.runners.process.accounts import Account, find_account, why_no_other_user
 from launch_worker.runners.process.confined_spawn import spawn_confined
 from launch_worker.runners.process.confinement import Confinement
@@ -31,6 +32,7 @@ from launch_worker.runners.process.control_groups import (
     find_group,
     find_hierarchies,
     hierarchies,
+    make_group,
 )
 from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.runner import ProcessRunner
@@ -224,6 +226,21 @@ def test_a_job_whose_guard_died_just_after_the_fork_is_adopted_and_not_started_a
         forked.wait()
 
 
+@needs_groups
+def test_a_job_that_needs_too_much_memory_after_its_guard_died_is_out_of_memory_too(jobs: Jobs) -> None:
+    greedy = f'{sys.executable} -c \'a = b"x" * (300 << 20); print("had it")\''
+    wait = "until [ -e go ]; do sleep 0.05; done"
+    job = jobs.start(f"{wait}; {greedy} || exit 4", limits=Limits(memory=64 << 20))
+    calm = jobs.start(f"{wait}; exit 4", limits=Limits(memory=64 << 20))
+    former = guard_of(jobs.runner)
+    os.kill(former, signal.SIGKILL)
+    wait_until(lambda: guard_of(jobs.runner) != former, what="another guard")
+    (jobs.folder / "go").touch()
+    ended, calm_ended = end_of(job), end_of(calm)
+    assert (ended.status, ended.is_out_of_memory) == (4, True)
+    assert (calm_ended.status, calm_ended.is_out_of_memory) == (4, False)
+
+
 def test_what_cannot_be_enforced_is_refused_and_not_left_out() -> None:
     nothing = Hierarchies()
     assert "memory" in nothing.why_not({"memory": 1, "pids": 0, "millicores": 0})
@@ -252,11 +269,48 @@ def test_groups_are_made_where_a_service_manager_has_delegated_them(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = find_hierarchies(own, mounts)
     assert found == Hierarchies(service, frozenset({"cpu", "memory", "pids"}), {})
+    # A container's topmost group, whose processes the worker's trial has moved before the guard looks.
+    top = fake(tmp_path / "top", has)
+    fake(tmp_path / "top" / "launch_worker", {"cgroup.procs": ""})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for path in ("/", "/launch_worker"):
+        assert find_hierarchies([("", path)], [("/", top, "cgroup2", "rw")]).v2 == top
     # Root may write everywhere, and a service manager's own groups are not its to divide.
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert find_hierarchies(own, mounts) == Hierarchies()
     monkeypatch.setattr(os, "getxattr", lambda *_: b"1")
     assert find_hierarchies(own, mounts).v2 == service
+
+
+def test_a_job_without_limits_has_a_group_of_v1_where_there_is_no_v2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: fake(tmp_path / name, {}) for name in ("memory", "pids", "cpu")}
+    monkeypatch.setattr(control_groups, "hierarchies", lambda: Hierarchies("", frozenset(), folders))
+    made = make_group("run.1.7", {})
+    assert made is not None
+    assert [path.name for path in tmp_path.glob("*/launch.*")] == ["launch.run.1.7"]
+    assert (tmp_path / "pids" / "launch.run.1.7").is_dir()
+    assert made.remove()
+
+
+def test_a_limit_that_cannot_be_set_now_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["the kernel is busy", ""]
+    monkeypatch.setattr(layers, "_try_limits", lambda _: said.pop(0))
+    monkeypatch.setattr(layers, "_AGAIN_S", 0.0)
+    found, demands = layers.Layers(tmp_path), Demands(limits=Limits(pids=5))
+    assert found.why_not(demands) == "the kernel is busy"
+    assert [found.why_not(demands) for _ in range(3)] == ["", "", ""]
+
+
+def test_a_group_that_cannot_be_entered_is_the_workers_fault_and_not_the_jobs() -> None:
+    class Closed(Group):
+        def enter(self, *, but_v2: bool) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(OSError, match="its control group could not be entered: Permission denied") as refused:
+        spawn_confined(["true"], env=ENV, cwd="/", output=1, group=Closed({}, ""), user=None)
+    assert refused.value.errno in runner._OF_THE_MACHINE
 
 
 def test_the_files_of_a_group_of_v2_get_the_limits(tmp_path: Path) -> None:
