@@ -241,9 +241,13 @@ class JobEnds:
         """
         main: ProcessId | None = job.main
         if job.is_sandboxed and not job.has_exited:
-            main = job.program = job.program or sandboxed.program_of(job.main)
-            if main is None:
-                return  # the sandbox is being made; it is looked at again
+            if job.program is None:
+                job.program = sandboxed.program_of(job.main)
+                if job.program is None:
+                    return  # the sandbox is being made; it is looked at again
+                # It may have begun after those were listed.
+                living = self._jobs.living_of(job)
+            main = job.program
             living = [process for process in living if process != job.main]
             self._send(job, job.main, signal.SIGCONT)  # as below
         if job.stops_main and not job.has_exited:
