@@ -265,10 +265,10 @@ def cluster(redis_url: str, tmp_path: Path, door: str, request: pytest.FixtureRe
         # Redis' own address is one where nobody listens.
         made.door = {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY, "LAUNCH_REDIS_URL": NOWHERE}
     yield made
-    ids = [record.id for record in made.api.store.runs()]
+    ids = {record.id.encode() for record in made.api.store.runs()}
     made.close()
     # Once all workers are gone no process of any job may be left, whatever the test did.
-    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
+    wait_until(lambda: not _processes_of(ids), what="no job process is left")
     assert made.logins is None or made.logins.refused() == []
 
 
@@ -276,6 +276,12 @@ def job_processes(run_id: str) -> list[int]:
     """Return the pids of a run's living processes, which are found by their environment."""
     mark = (f"LAUNCH_RUN_ID={run_id}".encode(),)
     return [p.id.pid for p in tree.table() if not p.zombie and tree.has_environ(p.id.pid, mark)]
+
+
+def _processes_of(run_ids: set[bytes]) -> list[int]:
+    """The pids of the living processes of any of these runs: one look at all processes, however many the runs are."""
+    marks = {b"LAUNCH_RUN_ID=" + run_id for run_id in run_ids}
+    return [p.id.pid for p in tree.table() if not p.zombie and marks & tree.environ(p.id.pid)]
 
 
 def waits_for(flag: Path) -> str:

@@ -85,12 +85,9 @@ class Watched(LaunchAgent):
         super().finish_thread_id(thread_id, exception)
 
 
-def api_of(url: str, folder: Path) -> Api:
-    return Api(
-        settings=Settings.from_env(
-            TIMES | {"LAUNCH_WORK_DIR": str(folder / "work"), "LAUNCH_ALLOW_ROOT": "1"}, redis_url=url
-        )
-    )
+def api_of(url: str, folder: Path, **more: str) -> Api:
+    env = TIMES | {"LAUNCH_WORK_DIR": str(folder / "work"), "LAUNCH_ALLOW_ROOT": "1"} | more
+    return Api(settings=Settings.from_env(env, redis_url=url))
 
 
 @pytest.fixture
@@ -582,7 +579,8 @@ def test_a_sweep_that_cannot_be_asked_for_is_asked_for_again(tmp_path: Path, mak
     server = RedisServer(aof="always")
     server.start()
     try:
-        api = api_of(server.url, tmp_path)
+        # A run whose lease is over before its job began goes back to its queue.
+        api = api_of(server.url, tmp_path, LAUNCH_LEASE_S="60")
         agent = make(api=api, queues=["a"])
         sweep = a_sweep(api)
         run = of_sweep(api, sweep.id, tmp_path)
@@ -596,6 +594,7 @@ def test_a_sweep_that_cannot_be_asked_for_is_asked_for_again(tmp_path: Path, mak
         assert run.wait(30) is RunState.FINISHED
         assert states(run) == ["Pending", "Running", "Finished"]
         agent.stop()
+        api.store.close()
     finally:
         server.stop()
 
