@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from launch_worker.errors import InputError, LaunchError
+from launch_worker.errors import DamagedError, InputError, LaunchError
 from launch_worker.model import item_schema
 from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.notify import field_of
 from launch_worker.model.spec import RunSpec
+from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.library import function_of
 from launch_worker.store.redis.transport import Again, Line, NotReady
@@ -105,8 +106,14 @@ class Creator(Client):
 
     def configs_of(self, queue: str) -> Configs:
         """The configurations of a queue and its pool, as they are now."""
-        settings = self.settings_of("queue", queue)
-        pool = self.settings_of("pool", settings["pool"]) if settings.get("pool") else {}
+        try:
+            settings = self.settings_of("queue", queue)
+            pool = self.settings_of("pool", settings["pool"]) if settings.get("pool") else {}
+        except DamagedError as error:
+            raise DamagedError(
+                f"the settings of queue {queue!r} cannot be read, so nothing is submitted to it: {error}; an admin "
+                f"deletes the key {keys.queue(queue)} and makes the queue anew: launch-worker queues create {queue}"
+            ) from None
         return Configs(settings.get("config", ""), pool.get("config", ""))
 
     def with_configs(self, queue: str, write: Callable[[Configs], T]) -> T:

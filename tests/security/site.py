@@ -25,7 +25,9 @@ from tests.support.servers import SERVERS
 from tests.system.conftest import Cluster, Part, states, waits_for
 
 #: Accounts that nobody else has: the worker's, and another person's on the same machine.
-WORKER_UID, STRANGER_UID = 47_021, 47_022
+#: Each process that executes tests has its own: a worker that starts can be read by its user for a moment.
+_NTH = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKER_UID, STRANGER_UID = 47_021 + 2 * _NTH, 47_022 + 2 * _NTH
 SLOTS = 4
 
 is_root = os.geteuid() == 0

@@ -26,5 +26,5 @@ drop(id, 'held')
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
 if state == 'Crashed' then revive(id, now, run[5], worker) end
 -- These are no fields of a record: one that somebody wrote into it must not stand for the queue's settings.
-redis.call('HDEL', run_key(id), 'queue_config', 'waiting')
+drop(id, 'queue_config', 'waiting')
 return {'done', redis.call('HGETALL', run_key(id))}
