@@ -47,7 +47,7 @@ from launch_worker.model.outcome import PHASES, Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.queues.pool import PoolConfig
-from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.read import queue_of
 from launch_worker.queues.secure import secured
 from launch_worker.store import keys
 from launch_worker.store.store import Store
@@ -380,7 +380,7 @@ class RunQueueItems:
         if not self._config.secure_mode:
             return
         pool = PoolConfig.from_json(self._repeat(lambda: self._store.configs_of(attempt.record.queue)).pool_config)
-        attempt.spec = secured(attempt.spec, QueueConfig.from_json(attempt.record.queue_config), pool)
+        attempt.spec = secured(attempt.spec, queue_of(attempt.record.queue_config), pool)
 
     def _repeat(self, call: Callable[[], T]) -> T:
         """Call as `Outage.repeat` does. Raises StartGivenUpError when this thread's run shall not start any more."""

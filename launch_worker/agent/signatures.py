@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.util import find_spec
 
 from launch_worker.agent.outage import Outage
@@ -10,24 +9,16 @@ from launch_worker.errors import InputError
 from launch_worker.model.derived import check_derived
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
-from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.read import signers_of
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.trust.signatures import check_library, is_signed_by, read_signature
 from launch_worker.trust.trusted import TrustedKey, read_trusted
 
-#: Reader of queue configurations; many runs come from few queues.
-_config_of = lru_cache(maxsize=64)(QueueConfig.from_json)
-
-
-def _signers_of(queue_config: str) -> tuple[str, ...]:
-    """The names of keys that must have signed a queue's runs. Raises InputError for a damaged configuration."""
-    return _config_of(queue_config).signers if '"signers"' in queue_config else ()
-
 
 def why_unchecked(queue_config: str) -> str:
     """Why a worker leaves a queue alone whose runs must be signed, as a clause; '' where it can check signatures."""
-    if not _signers_of(queue_config) or find_spec("nacl") is not None:
+    if not signers_of(queue_config) or find_spec("nacl") is not None:
         return ""
     return "it takes signed runs only, and this worker cannot check signatures without PyNaCl (launch_worker[signing])"
 
@@ -46,11 +37,11 @@ class Signatures:
 
     def needed(self, record: Record) -> bool:
         """Whether the claimed run must be signed: this worker or its queue asks for it."""
-        return self._settings.requires_signed or bool(_signers_of(record.queue_config))
+        return self._settings.requires_signed or bool(signers_of(record.queue_config))
 
     def check(self, record: Record, spec: RunSpec) -> None:
         """Raise InputError, with the reason for people, unless a trusted key has signed what this record executes."""
-        signers = _signers_of(record.queue_config)
+        signers = signers_of(record.queue_config)
         if not record.signature:
             whose = f"queue {record.queue}" if signers else "its worker"
             made = "; runs of schedules and sweeps are signed by nobody" if record.sweep else ""

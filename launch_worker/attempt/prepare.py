@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,6 +34,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.queues.confinement import Demands, Limits
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.read import queue_of
 from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
 from launch_worker.runners.process.accounts import find_account
@@ -59,7 +60,7 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
 
     Raises InputError, UnenforcedError, OSError.
     """
-    config = _queue_config(attempt.record.queue_config)
+    config = queue_of(attempt.record.queue_config)
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
     if config.allow_env or config.allow_uris:
@@ -88,7 +89,7 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
-        return _process(attempt, context, patience, config.demands)
+        return _process(attempt, context, patience, demands)
     return _container(attempt, context, plan, patience, enter)
 
 
@@ -105,10 +106,6 @@ def open_secrets(attempt: Attempt, context: WorkerContext) -> None:
         keys = None
     # As the record has it: macros are filled in by now, and are none of what was sealed.
     attempt.secrets = opened(record.spec, run_id=record.id, keys=keys, user=record.user)
-
-
-#: Reader of queue configurations, which checks them; many runs come from few queues.
-_queue_config = lru_cache(maxsize=64)(QueueConfig.from_json)
 
 
 def _is_plain(config: QueueConfig, spec: RunSpec) -> bool:
@@ -155,7 +152,7 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
         settings=context.settings,
         store=context.store,
         patience=patience,
-        check_url=_queue_config(attempt.record.queue_config).check_git_url,
+        check_url=queue_of(attempt.record.queue_config).check_git_url,
     )
     attempt.folder.give(str(code))
     attempt.record = replace(attempt.record, commit=commit)

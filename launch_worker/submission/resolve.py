@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.errors import InputError
 from launch_worker.model.macros import check_value_names
 from launch_worker.model.spec import RunSpec, make_spec
+from launch_worker.queues.read import queue_of, signers_of
 
 if TYPE_CHECKING:
     from launch_worker.queues.pool import PoolConfig
-    from launch_worker.queues.queue import QueueConfig
 
 
 def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: str = "") -> RunSpec:
@@ -45,15 +45,6 @@ def _checked(spec: RunSpec, given: Mapping[str, Any]) -> RunSpec:
 
 
 @lru_cache(maxsize=32)
-def queue_of(text: str) -> QueueConfig:
-    """The configuration of a queue, from its JSON. Raises InputError."""
-    # Imported on demand: start-up time of `launch-submit`.
-    from launch_worker.queues.queue import QueueConfig
-
-    return QueueConfig.from_json(text)
-
-
-@lru_cache(maxsize=32)
 def _pool(text: str) -> PoolConfig:
     from launch_worker.queues.pool import PoolConfig
 
@@ -62,7 +53,7 @@ def _pool(text: str) -> PoolConfig:
 
 def refuse_unsigned(queue: str, queue_config: str, *, what: str) -> None:
     """Raises InputError where a queue takes signed runs only: nobody signs the runs that the system itself submits."""
-    if '"signers"' in queue_config and queue_of(queue_config).signers:
+    if signers_of(queue_config):
         raise InputError(
             f"queue {queue!r} takes signed runs only, and the runs of {what} are submitted by the system, which signs "
             "none; use another queue, or have a program of yours submit them"

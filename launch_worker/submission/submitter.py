@@ -20,10 +20,11 @@ from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, par
 from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.unique import parse_unique
+from launch_worker.queues.read import queue_of, signers_of
 from launch_worker.settings import Settings
 from launch_worker.store.submit import UNSEEN, Announced, ConfigChanged, Configs, Created, Creator, New, Once
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
-from launch_worker.submission.resolve import from_here, queue_of, resolve
+from launch_worker.submission.resolve import from_here, resolve
 from launch_worker.submission.sent import Sent, me
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class Submitter:
     def _check_proof(self, ready: Ready, secrets: Mapping[str, str]) -> None:
         """Raises InputError for a run that cannot be signed though its queue asks for it, or with secrets amiss."""
         spec, (queue_config, _) = ready
-        if '"signers"' in queue_config and queue_of(queue_config).signers and self._signer is None:
+        if signers_of(queue_config) and self._signer is None:
             whose = (
                 "this server has no signing key; its admin sets LAUNCH_SIGNING_KEY"
                 if self.user
