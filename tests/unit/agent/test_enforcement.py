@@ -81,3 +81,11 @@ def test_a_trial_that_fails_refuses_the_queue_and_nothing_else(monkeypatch: pyte
     made = of(Layers(Path("/")), lab=QueueConfig(run_as="jobs"))
     wait_until(lambda: made.look(["lab"]))
     assert "the directory is away" in made.refused["lab"]
+
+
+def test_damaged_settings_of_a_queue_stop_no_heartbeat() -> None:
+    """Its runs fail at the claim, with a sentence."""
+    store: Any = SimpleNamespace(queue_configs=lambda _: {"odd": '{"signers": 7}'})
+    made = Enforcement(store=store, layers=Layers(Path("/")), wake=lambda: None, starts_root=True)
+    assert not made.look(["odd"])
+    assert made.refused == {}
