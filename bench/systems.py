@@ -9,7 +9,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,11 @@ from typing import IO, Any
 
 import redis
 
+from bench.environments import MADE, clean_env, install, programs
 from bench.measure import BenchError, children, gone_is_fine, is_over, pythons, wait_until
 from launch_worker.dev.redis_server import RedisServer
 
 HERE = Path(__file__).parent
-MADE = HERE / ".peers"
 STAMP = MADE / "stamp"
 SLOTS = 8
 
@@ -46,7 +45,7 @@ class System:
 
     @property
     def bin(self) -> Path:
-        return MADE / self.name / "bin" if self.packages else Path(sys.executable).parent
+        return programs(self.name, self.packages)
 
 
 LAUNCH = System(
@@ -91,20 +90,7 @@ def make(systems: Sequence[System]) -> None:
         raise BenchError("the timed job is written in C; install a C compiler, for instance: apt install gcc libc6-dev")
     subprocess.run([compiler, "-O2", "-static", "-o", str(STAMP), str(HERE / "stamp.c")], check=True)
     for system in systems:
-        mark = MADE / system.name / ".made"
-        if not system.packages or (mark.exists() and mark.read_text() == str(system.packages)):
-            continue
-        print(f"installing {' '.join(system.packages)} into {mark.parent}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(mark.parent)], check=True)
-        pip = [str(system.bin / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--compile", *system.packages], env=clean_env({}), check=True)
-        mark.write_text(str(system.packages))
-
-
-def clean_env(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of the systems; with bytecode, which some machines forbid."""
-    unwanted = ("LAUNCH_", "CELERY_", "PYTHONDONTWRITEBYTECODE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)} | dict(more)
+        install(system.name, system.packages)
 
 
 class Stamps:

@@ -1,0 +1,36 @@
+"""The peers' own Python environments under bench/.peers: pip makes each once, and it is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MADE = Path(__file__).parent / ".peers"
+
+
+def programs(name: str, packages: Sequence[str]) -> Path:
+    """The folder of a peer's programs; that of this Python's for what needs no packages."""
+    return MADE / name / "bin" if packages else Path(sys.executable).parent
+
+
+def install(name: str, packages: Sequence[str]) -> None:
+    """Make the environment of a peer. One with these very packages is left as it is."""
+    mark = MADE / name / ".made"
+    wanted = str(tuple(packages))
+    if not packages or (mark.exists() and mark.read_text() == wanted):
+        return
+    MADE.mkdir(exist_ok=True)
+    print(f"installing {' '.join(packages)} into {mark.parent}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(mark.parent)], check=True)
+    pip = [str(programs(name, packages) / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--compile", *packages], env=clean_env({}), check=True)
+    mark.write_text(wanted)
+
+
+def clean_env(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without settings of the systems; with bytecode, which some machines forbid."""
+    unwanted = ("LAUNCH_", "CELERY_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)} | dict(more)
