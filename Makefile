@@ -39,7 +39,7 @@ HASHED = install --compile --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick lint check types-js hooks format maps pictures captures openapi assets requirements audit sbom clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick lint check types-js hooks format maps pictures captures openapi reference assets requirements audit sbom clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -115,6 +115,9 @@ captures: $(INSTALLED_DEV) ## keep what every command prints on terminals of 80 
 
 openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/openapi.json, anew
 	$(BIN)/python docs/openapi.py
+
+reference: openapi ## write the pages of docs/reference that the code decides anew: commands, settings, API, metrics
+	$(BIN)/python -m tools.reference
 
 assets: $(INSTALLED) ## fetch the scripts of others that browsers get, by npm, into launch_worker/server/static/vendor
 	$(BIN)/python tools/assets.py

@@ -1,7 +1,8 @@
 """Speaks for a job with its worker, and says whether the job shall stop. Outside a run it does nothing.
 
-`docs/jobs.md` has the protocol: lines of JSON in a file of the run's own folder, so that a job in any language can use
-it, and no password of Redis reaches a job. Imports stay minimal, and from the standard library: jobs' start-up time.
+`docs/reference/jobs.md` has the protocol: lines of JSON in a file of the run's own folder, so that a job in any
+language can use it, and no password of Redis reaches a job. Imports stay minimal, and from the standard
+library: jobs' start-up time.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _VARIABLES = {
     "takes_passwords": "LAUNCH_PASSWORDS",
 }
 #: Variables that jobs have, as commands in a job do; and the beginning of a worker's options.
-_OF_JOBS = frozenset(
+VARIABLES_OF_JOBS = frozenset(
     f"LAUNCH_{name}"
     for name in (
         *("RUN_ID", "ATTEMPT", "QUEUE", "NAME", "CONFIG", "RUN_DIR", "SWEEP_ID", "TOKEN", "ARRAY_ID", "ARRAY_INDEX"),
@@ -178,7 +178,7 @@ def _troubles(env: Mapping[str, str], url: str | None, of_workers: set[str]) -> 
     known = {variable_of(of.name) for of in fields(Settings)}
     found = set()
     for name in sorted(env):
-        if not name.startswith("LAUNCH_") or name in _OF_JOBS or name in of_workers:
+        if not name.startswith("LAUNCH_") or name in VARIABLES_OF_JOBS or name in of_workers:
             continue
         if name not in known:
             close = _did_you_mean(name, known | of_workers)

@@ -109,9 +109,9 @@ class Api(GroupApi, QueueApi, SweepApi):
         `path` is `entity/project`, or `project` for that one of each entity; None is for all runs.
 
         Filters are Mongo's: `$and $or $nor`, and `$eq $ne $in $nin $gt $gte $lt $lte $regex $exists $not` of a field.
-        Fields and orders: docs/python.md. Nothing is read before the first look at the result, and then `per_page` at a
-        time. Without `order` the newest is first (W&B: the oldest). Raises InputError for what is no filter,
-        order or path.
+        Fields and orders: docs/reference/python.md. Nothing is read before the first look at the result, and then
+        `per_page` at a time. Without `order` the newest is first (W&B: the oldest). Raises InputError for what is no
+        filter, order or path.
         """
         if path is not None and not PROJECT.fullmatch(path):
             raise InputError(f"path {path[:60]!r} is not a project; write it as ENTITY/PROJECT")
@@ -195,20 +195,19 @@ def submit(
     worker can read (docs/security.md): a map, or names of variables of this process. Without `cwd` the job starts in
     this process's folder where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or
     `upload` (a folder of this machine) it starts in that code, in the folder `cwd` of it. `requirements` are the
-    packages of a Python environment that the worker makes by uv, with the interpreter `python` (docs/environments.md):
-    a file of the code, or of this machine where there is no code, `auto`, or `none`. With `image` it is a container,
-    `command` the arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus`
-    (whole devices), `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its
-    hyperparameters, for the job and for filters of runs. `notify` are channels that are told of its end (`ops`,
-    `ops:failed+crashed`;
-    docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
-    `RUN:failed`) that must have ended so. `outputs` are patterns of the files in LAUNCH_OUTPUT_DIR that are kept
-    (none: all); `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits too. `checkpoint_every` is
-    how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a datetime, ISO text or seconds
-    since 1970) or after `delay`, and within `expires`, or it is Killed.
+    packages of a Python environment that the worker makes by uv, with the interpreter `python`
+    (docs/reference/environments.md): a file of the code, or of this machine where there is no code, `auto`, or `none`.
+    With `image` it is a container, `command` the arguments of its entry point, and `container` what else it may have
+    (docs/reference/containers.md). `gpus` (whole devices), `cpus` (cores) and `memory` (bytes or `512M`) are what it
+    needs of its worker. `config` are its hyperparameters, for the job and for filters of runs. `notify` are channels
+    that are told of its end (`ops`, `ops:failed+crashed`; docs/reference/notifications.md). `after` are runs or groups
+    (`RUN`, `RUN:any`, `RUN:failed`) that must have ended so. `outputs` are patterns of the files in LAUNCH_OUTPUT_DIR
+    that are kept (none: all); `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits too.
+    `checkpoint_every` is how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a
+    datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is Killed.
 
     `timeout` may be followed by another attempt (`on_timeout="requeue:3"`), and a `signal` may come ahead of the end
-    (`USR1@120`; docs/jobs.md).
+    (`USR1@120`; docs/reference/jobs.md).
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
     machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for

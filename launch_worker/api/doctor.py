@@ -126,7 +126,7 @@ def _registries(store: Store, settings: Settings) -> Iterator[Finding]:
     if folder is None:
         return
     if not folder.is_dir():
-        advice = "make it, with the files that docker --config FOLDER login REGISTRY writes (docs/containers.md)"
+        advice = "make it, with what docker --config FOLDER login REGISTRY writes (docs/reference/containers.md)"
         yield Finding("error", "registry.folder", f"LAUNCH_REGISTRY_AUTH {folder} is no folder", advice)
         return
     # Imports the engine's SDK.
@@ -517,7 +517,7 @@ def _logs(store: Store, settings: Settings) -> Iterator[Finding]:
             "warning",
             "logs.undeleted",
             f"nothing deletes the logs at {objects.shown} when their runs are deleted, for there is no archive",
-            "delete old ones yourself, by a rule of the bucket or by cron (docs/archive.md)",
+            "delete old ones yourself, by a rule of the bucket or by cron (docs/reference/archive.md)",
         )
     elif archive.log_url != objects.shown:
         where = f"deletes logs at {archive.log_url}" if archive.log_url else "has no LAUNCH_LOG_URL"

@@ -1,7 +1,8 @@
 """Reads what a running job says to its worker: lines of JSON that the job appends to a file, within bounds.
 
-The protocol is in docs/jobs.md; `launch_worker.current` is one way to write it. Words that matter to the attempt's end
-go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the file is kept.
+The protocol is in docs/reference/jobs.md; `launch_worker.current` is one way to write it. Words that matter to the
+attempt's end go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the
+file is kept.
 
 Redis knows how much of the talk was read, so that the next worker goes on there and no row is kept twice. The words are
 kept in the attempt's folder (`words.json`) before Redis gets that number, so that none is lost with a worker.
@@ -276,7 +277,9 @@ class Talk:
 
     def _note_unreadable(self, lines: int) -> None:
         if not self._unreadable and lines:
-            log.warning("talk.not_understood run=%s: lines are left out (docs/jobs.md has the protocol)", self.run_id)
+            log.warning(
+                "talk.not_understood run=%s: lines are left out; docs/reference/jobs.md has the protocol", self.run_id
+            )
         self._unreadable += lines
 
     def _keep_words(self) -> None:

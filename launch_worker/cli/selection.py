@@ -25,7 +25,7 @@ _OPTIONS = (
         "--filter",
         "filters",
         metavar="JSON",
-        help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
+        help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/reference/python.md).""",
     ),
     click.option("--name", default="", help="Only runs with this name."),
     click.option("--author", default="", metavar="USER@HOST", help="Only runs whose submitter said this."),

@@ -151,7 +151,7 @@ def _of_start(phase: str, reason: str) -> str:
     if "could not be pulled from registry" in reason:
         return (
             "See whether the image's name is right. A registry may also call an image unknown that the account may not "
-            "pull: an admin gives the worker, or the queue, a credential that may (docs/containers.md)."
+            "pull: an admin gives the worker, or the queue, a credential that may (docs/reference/containers.md)."
         )
     if "was not found" in reason:
         return (

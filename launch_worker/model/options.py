@@ -2,8 +2,8 @@
 
 All places read this table: lines of a file of runs and Python (`submission/options`), the command line
 (`cli/submit_options`), defaults of queues and pools (`queues/defaults`), the checks of a `RunSpec` (`model/spec`), what
-`launch-worker show` prints, and the table of docs/submit.md. Only `RunSpec` itself and the signature of `api.submit`
-are written by hand, and compared with it by a test.
+`launch-worker show` prints, and the table of docs/reference/submit.md. Only `RunSpec` itself and the signature of
+`api.submit` are written by hand, and compared with it by a test.
 """
 
 from __future__ import annotations

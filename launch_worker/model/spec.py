@@ -67,7 +67,7 @@ class RunSpec:
     start_timeout_s: float = 1800.0
     stall_timeout_s: float | None = None
     grace_s: float = 10.0
-    #: Signal that asks the job to end, and its receivers, main or all; '' for the usual ones (docs/jobs.md).
+    #: Signal that asks the job to end, and its receivers, main or all; '' for the usual ones (docs/reference/jobs.md).
     stop_signal: str = ""
     stop_scope: str = ""
     #: Signal that the job gets ahead of its end, SIGNAL@SECONDS; '' for none.

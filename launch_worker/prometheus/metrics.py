@@ -1,4 +1,4 @@
-"""Lists all metrics: what each is called, and what it says. docs/metrics.md has the same table."""
+"""Lists all metrics: what each is called, and what it says. docs/reference/metrics.md has the same table."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Prometheus:
     def __init__(self, folder: Path, targets: dict[str, int]) -> None:
         self.port = own_port()
         rules = RULES.read_text()
-        # As docs/metrics.md says: for a trial without patience, delete `for:` and shorten the ranges.
+        # As docs/reference/metrics.md says: for a trial without patience, delete `for:` and shorten the ranges.
         (folder / "rules.yml").write_text(re.sub(r"\[(15m|1h)\]", "[10s]", re.sub(r"\n +for: .*", "", rules)))
         config = {
             "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},

@@ -1,7 +1,7 @@
 """Each option of Celery's worker, and each command of its remote control: it works, or is refused with a sentence.
 
 The lists are the installed Celery's: what a new Celery brings makes a test fail until somebody decides about it, here
-and in docs/workers.md.
+and in docs/reference/workers.md.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ OURS = {
 def test_every_option_of_celerys_worker_is_decided_about() -> None:
     known = {str(option.name) for option in worker_command.params} - OURS
     decided = {*(name for name in REFUSED_OPTIONS if " " not in name), *WORKING_OPTIONS, *OTHER_OPTIONS}
-    assert known - decided == set(), f"decide about {sorted(known - decided)}: here, and in docs/workers.md"
+    assert known - decided == set(), f"decide about {sorted(known - decided)}: here, and in docs/reference/workers.md"
     assert decided - known <= {"help"}
     assert "-P" in next(option for option in worker_command.params if option.name == "pool").opts
     assert "worker" in celery_command.commands

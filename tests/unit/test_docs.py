@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from launch_worker.settings import Settings
+from launch_worker.settings_origin import VARIABLES_OF_JOBS
+from tools.reference import settings
+from tools.reference.pages import FOLDER
+from tools.reference.pages import PAGES as WRITTEN
 
 ROOT = Path(__file__).parents[2]
 DRAW = runpy.run_path(str(ROOT / "docs/pictures/draw.py"))
@@ -16,7 +23,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     ROOT / "bench/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 OURS = ("launch_worker", "tests", "bench", "deploy")
 
@@ -64,7 +71,7 @@ def test_each_package_has_its_paragraph() -> None:
     assert not [name for name in packages if f"\n**{name}** " not in page]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_path_in_the_docs_is_there(page: Path) -> None:
     """A path counts from the repository or from the package; a bare name may be in any folder of ours."""
     text = page.read_text(encoding="utf-8")
@@ -75,6 +82,21 @@ def test_a_path_in_the_docs_is_there(page: Path) -> None:
     gone = [path for path in named if path not in ELSEWHERE and not is_there(path)]
     gone += [link for link in linked if not (page.parent / link).exists()]
     assert not sorted(gone)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_page_of_the_reference_is_as_the_code_has_it(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == WRITTEN[name](), "write it anew with: make reference"
+
+
+def test_each_setting_has_a_meaning() -> None:
+    told = [name for section in settings.SECTIONS.values() for name in section]
+    assert sorted(told) == sorted(field.name for field in fields(Settings))
+
+
+def test_each_variable_of_a_job_is_told() -> None:
+    page = (FOLDER / "job-environment.md").read_text(encoding="utf-8")
+    assert not [name for name in VARIABLES_OF_JOBS if f"`{name}`" not in page]
 
 
 def test_a_name_in_the_glossary_is_in_its_file() -> None:

@@ -63,7 +63,7 @@ async def follow_events(
     project: Annotated[list[str], Query(description="Only of these projects.")] = [],  # noqa: B006
     kind: Annotated[list[str], Query(description="Only of these kinds.", examples=[["run"]])] = [],  # noqa: B006
 ) -> StreamingResponse:
-    """Follow all that changes by server-sent events, each named by its kind, as docs/archive.md has them.
+    """Follow all that changes by server-sent events, each named by its kind, as docs/reference/archive.md has them.
 
     The id of an event, sent as `Last-Event-ID`, is where the stream goes on. An event `gap` says that changes before
     it are lost; `problem` is the last one of a stream that the server ends.

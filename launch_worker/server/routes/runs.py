@@ -31,7 +31,7 @@ from launch_worker.untrusted.text import read_json
 
 router = APIRouter(tags=["runs"])
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
-#: A run of `launch-worker runs --json`; docs/python.md and the JSON of `show` say what is in it.
+#: A run of `launch-worker runs --json`; docs/reference/python.md and the JSON of `show` say what is in it.
 RunObject = dict[str, Any]
 
 _FILTER = Query(

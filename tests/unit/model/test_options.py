@@ -10,7 +10,7 @@ from launch_worker.model.options import CHECKS, COMMAND_LINE, CONTAINER, ITEM, L
 from launch_worker.model.schedule import MISSED, OVERLAPS
 from launch_worker.model.spec import RunSpec
 from launch_worker.submission.options import Item
-from tests.support import option_table
+from tools.reference import submit_options
 
 #: Fields of a run that no option says: who submitted it, its places among others, and what the system makes of it.
 OF_THE_SYSTEM = {
@@ -32,8 +32,8 @@ CHECKED_TOGETHER = {
 
 
 def test_every_argument_of_submit_is_an_option_that_python_has() -> None:
-    in_table = {option_table.python_name(option) for option in OPTIONS if PYTHON in option.places}
-    assert in_table == option_table.python_names()
+    in_table = {submit_options.python_name(option) for option in OPTIONS if PYTHON in option.places}
+    assert in_table == submit_options.python_names()
 
 
 def test_every_field_of_a_run_is_an_option_or_the_systems_own() -> None:
@@ -83,8 +83,3 @@ def test_the_usual_values_that_help_shows_are_those_of_a_run() -> None:
         text = option.usual.split(",") if option.name == "retry_on" else option.usual
         shown = int(option.usual) if option.usual.isdecimal() and not option.field.endswith("_s") else text
         assert option.reader(option.name, shown) == getattr(plain, option.field), option.name
-
-
-def test_the_table_in_the_docs_is_that_of_the_code() -> None:
-    """After a change of the table: `python -m tests.support.option_table`."""
-    assert option_table.written() == option_table.table()

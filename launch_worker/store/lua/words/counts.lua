@@ -1,4 +1,4 @@
--- Counters for metrics: what has happened in each queue since its counters began (docs/metrics.md).
+-- Counters for metrics: what has happened in each queue since its counters began (docs/reference/metrics.md).
 --
 -- Fields of a queue's counters, which never fall:
 --   submitted          runs that were created

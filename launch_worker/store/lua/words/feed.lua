@@ -1,4 +1,4 @@
--- The change feed: a stream that tells readers, as an archive, what happens in the system (docs/archive.md).
+-- The change feed: a stream that tells readers, as an archive, what happens in the system (docs/reference/archive.md).
 
 local FEED = 'launch:changes'
 -- The number of entries that are kept, about. Text, as all that goes into a command: Lua is slow to print a number.

@@ -1,4 +1,4 @@
--- Notices: what runs and groups tell, in the outbox from the arrow on until a sender has told it (docs/notifications.md).
+-- Notices: what runs and groups tell, in the outbox from the arrow on until a sender has told it (docs/reference/notifications.md).
 --
 -- A record's field `notify` says what its run asked for: CHANNEL:WORD+WORD, with blanks between (model/notify.py).
 -- All words of this subject are in one table: a library may have two hundred names.

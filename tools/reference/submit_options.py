@@ -1,4 +1,4 @@
-"""Writes the table of a run's options into docs/submit.md: `python -m tests.support.option_table`."""
+"""Writes the table of a run's options into docs/reference/submit.md."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from launch_worker.api.client import submit
 from launch_worker.model.options import COMMAND_LINE, CONTAINER, DEFAULT, LINE, OPTIONS, PYTHON, Option
 
-PAGE = Path(__file__).parents[2] / "docs" / "submit.md"
-BEGIN = "<!-- options: written by tests/support/option_table.py -->\n"
+PAGE = Path(__file__).parents[2] / "docs/reference/submit.md"
+BEGIN = "<!-- options: make reference -->\n"
 END = "<!-- end of options -->\n"
 #: Arguments of `submit` that are not of the run.
 NOT_OF_THE_RUN = ("api", "strict")
@@ -42,15 +42,7 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def written() -> str:
-    """The table as the page has it."""
-    return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
-
-
-def main() -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}")
-
-
-if __name__ == "__main__":
-    main()
+def page() -> str:
+    """The page with its table as the code has it."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
