@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launch_worker.code import wheels_only
 from launch_worker.code.cache import HELD, locked, remove, throw_away_old
 from launch_worker.code.patience import Patience
 from launch_worker.code.uv import Uv, UvError, check_logins, explain, settings_of_uv
@@ -198,18 +199,23 @@ class Environments:
 
     def _install(self, wanted: Wanted, project: Path, venv: Path, uv: Uv) -> None:
         check_logins(wanted.files, uv.worker_env)
+        if uv.takes_wheels_only:
+            wheels_only.check(wanted.files)
         python = ("--python", wanted.python) if wanted.python else ()
         kind = kind_of(wanted.main) if wanted.main else ""
         inside = project / os.path.dirname(wanted.main)
+        # Without a project of its own it would look for one in the folders above.
+        alone = () if kind in (PROJECT, LOCK) else ("--no-project",)
+        uv.run("venv", "--quiet", *alone, *python, "--", str(venv), folder=inside)
+        # Before packages may put another program in its place.
+        interpreter = os.path.realpath(venv / "bin" / "python")
         if kind == LOCK:
             env = {"UV_PROJECT_ENVIRONMENT": str(venv)}
-            uv.run("sync", "--locked", "--no-install-project", *python, folder=inside, env=env)
-            return
-        # Without a project of its own it would look for one in the folders above.
-        alone = () if kind == PROJECT else ("--no-project",)
-        uv.run("venv", "--quiet", *alone, *python, "--", str(venv), folder=inside)
-        if kind:
-            uv.run("pip", "install", "--python", str(venv), "-r", os.path.basename(wanted.main), folder=inside)
+            uv.install("sync", "--locked", "--no-install-project", *python, folder=inside, env=env)
+        elif kind:
+            uv.install("pip", "install", "--python", str(venv), "-r", os.path.basename(wanted.main), folder=inside)
+        if kind and uv.takes_wheels_only:
+            uv.compile(interpreter, venv / "lib")
 
     # -- the clean-up ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from launch_worker.code import git
+from launch_worker.code import git, wheels_only
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
 from launch_worker.model.requirements import urls_included
@@ -34,6 +34,7 @@ _INHERITED = frozenset(
     )
 )
 _OWN = "UV_"
+_COMPILES = "UV_COMPILE_BYTECODE"
 #: Variables of uv that would make it work in another place than it is told to.
 _NOT_INHERITED = frozenset(
     (
@@ -96,6 +97,36 @@ class Uv:
             how = f"it was ended by signal {-ended.status}" if ended.status < 0 else f"exit code {ended.status}"
             raise UvError(sentence(lines.last) or how, "\n".join(lines.last))
 
+    @property
+    def takes_wheels_only(self) -> bool:
+        """Whether nothing of a run's files may be executed."""
+        return wheels_only.takes_wheels_only(self.worker_env)
+
+    def install(self, *arguments: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        """Run a command that installs packages. Raises as `run` does.
+
+        Of UV_NO_BUILD its `pip` knows nothing. To compile packages it starts their environment's Python, which executes
+        what they bring for its start (.pth).
+        """
+        if self.takes_wheels_only:
+            arguments, env = (*arguments, "--no-build"), {**(env or {}), _COMPILES: "0"}
+        self.run(*arguments, folder=folder, env=env)
+
+    def compile(self, interpreter: str, folder: Path) -> None:
+        """Compile all modules of a folder, without executing any; one that cannot be compiled is left as it is.
+
+        `interpreter` is no environment's own. Raises OSError, CodeError, StartGivenUpError.
+        """
+        if self._environment[_COMPILES].lower() in ("1", "true"):
+            child.run(
+                [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0", str(folder)],
+                cwd=Path("/"),
+                env={"PATH": self.worker_env.get("PATH", os.defpath), **self.marks},
+                check=self.patience.check,
+                on_output=lambda _: None,
+                bounds=Bounds(),
+            )
+
     @cached_property
     def _environment(self) -> dict[str, str]:
         env = {name: value for name, value in self.worker_env.items() if _is_inherited(name)}
@@ -103,7 +134,7 @@ class Uv:
         defaults = {
             "UV_CACHE_DIR": str(self.cache),
             "UV_PYTHON_DOWNLOADS": "never",
-            "UV_COMPILE_BYTECODE": "1",
+            _COMPILES: "1",
             "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
         }
         fixed = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}

@@ -6,6 +6,7 @@ import io
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 UV = str(Path(sys.executable).parent / "uv")
@@ -22,8 +23,8 @@ def uv_settings(wheels: Path) -> dict[str, str]:
     }
 
 
-def add_wheel(folder: Path, name: str, version: str, *, needs: str = "") -> None:
-    """Add a package of one module, with its version in `VERSION`."""
+def add_wheel(folder: Path, name: str, version: str, *, needs: str = "", more: Mapping[str, str] | None = None) -> None:
+    """Add a package of one module, with its version in `VERSION`, and with more files."""
     folder.mkdir(exist_ok=True)
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -33,6 +34,7 @@ def add_wheel(folder: Path, name: str, version: str, *, needs: str = "") -> None
         f"{name}.py": f"VERSION = {version!r}\n",
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        **(more or {}),
     }
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, text in files.items():
