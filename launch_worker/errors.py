@@ -120,8 +120,11 @@ class StartError(LaunchError):
         self.worker_fault = worker_fault
 
 
-class StartGivenUpError(StartError):
-    """An event arrived before the job had started; it is in the queue of events."""
+class StartGivenUpError(Exception):
+    """An event (a cancel, a lost lease) arrived before the job had started; it is in the queue of events.
+
+    It is no LaunchError: who reports one as the reason why a start failed must not take a cancel for it.
+    """
 
 
 class LeaseLostError(StartError):

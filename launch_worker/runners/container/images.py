@@ -10,7 +10,7 @@ from typing import Any
 import docker.errors
 import docker.utils
 
-from launch_worker.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
+from launch_worker.errors import EngineAwayError, NoContainerError, StartError
 from launch_worker.model.container_options import ContainerPlan
 from launch_worker.model.units import format_duration
 from launch_worker.runners.container.ask import ask
@@ -48,7 +48,7 @@ class Images:
         enter("pull", f"pulling image {plan.image}")
         try:
             self._await_pull(plan, events, deadline, timeout_s, enter)
-        except (StartGivenUpError, EngineAwayError):
+        except EngineAwayError:
             raise
         except StartError as error:
             if not is_here:

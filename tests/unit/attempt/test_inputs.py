@@ -155,6 +155,12 @@ def test_a_content_that_the_store_has_lost_leaves_no_half_folder(runs: Runs) -> 
     assert list((runs.folder / "attempt").iterdir()) == []
 
 
+def test_a_start_that_nobody_wants_any_more_is_given_up_in_the_middle_of_its_inputs(runs: Runs) -> None:
+    """And not called a fault of the worker, which would put a cancelled run back into its queue."""
+    with pytest.raises(StartGivenUpError):
+        runs.fetch([f"{TRAIN}:."], Patience.of(30.0, unwanted=lambda: True))
+
+
 def test_outputs_that_are_on_their_way_are_waited_for_as_long_as_the_start_may_take(runs: Runs) -> None:
     there = runs.records[TRAIN].outputs
     runs.tell(TRAIN, {"1": {"sending": True}})
