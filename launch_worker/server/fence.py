@@ -117,10 +117,12 @@ class Fence:
 def _believe(scope: Scope) -> None:
     """Take from a trusted proxy's headers the client's address and whether it asked by https."""
     headers = Headers(scope=scope)
-    if headers.get("x-forwarded-proto") in ("http", "https"):
-        scope["scheme"] = headers["x-forwarded-proto"]
+    # Some proxies replace a client's header, others add a line of their own behind it.
+    scheme = headers.getlist("x-forwarded-proto")[-1:]
+    if scheme in (["http"], ["https"]):
+        [scope["scheme"]] = scheme
     # What stands before the last one was said by the client itself, or by proxies that nobody vouches for.
-    client = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    client = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
     if client:
         scope["client"] = (client, 0)
 

@@ -23,6 +23,11 @@ from launch_worker.sweeps.space import Domain
 _FORGETFUL = ("TPESampler", "RandomSampler", "GPSampler")
 #: Runs that are replayed to try a sampler: more than samplers draw at random first.
 _TRIED = 12
+#: Arguments of samplers and pruners that count steps of runs. All others cost time or memory of the process that draws.
+_OF_STEPS = ("n_warmup_steps", "interval_steps", "min_resource", "max_resource", "patience", "seed")
+#: Largest number among these others, most parameters that are drawn, and most values of one of them where the
+#: sampler looks at each value: what strangers write must not hold up a server or a worker.
+_MOST, _MOST_PARAMETERS, _MOST_VALUES = 1000, 1000, 10_000
 _REMEMBERING_PRUNERS = ("SuccessiveHalvingPruner", "HyperbandPruner")
 
 
@@ -47,6 +52,7 @@ def suggest(
         return Suggestion({}, config.space.grid_config(index))
     domains = config.space.drawn
     engine = _sampler(config)
+    _check_domains(domains, engine)
     with _optuna() as optuna, _clear_errors(engine.name):
         distributions = {name: _distribution(optuna, domain) for name, domain in domains.items()}
         if engine.name in _FORGETFUL:
@@ -166,6 +172,26 @@ def _sampler(config: SweepConfig) -> Engine:
     return config.sampler or Engine("TPESampler" if config.method == "bayes" else "RandomSampler")
 
 
+def _check_domains(domains: Mapping[str, Domain], engine: Engine) -> None:
+    """Raises InputError for a space of which a sampler would take too much time or memory to draw."""
+    if len(domains) > _MOST_PARAMETERS:
+        raise InputError(f"{len(domains):,} parameters are to be drawn; at most {_MOST_PARAMETERS:,} can be")
+    kinds = ("choice", "int") if engine.name == "BruteForceSampler" else ("choice",)
+    for name, domain in domains.items() if engine.name != "RandomSampler" else ():
+        count = int(domain.high) - int(domain.low) + 1
+        if domain.kind in kinds and count > _MOST_VALUES:
+            raise InputError(
+                f"parameter {name[:60]} has {count:,} values, and {engine.name} looks at each of them; give it at most "
+                f"{_MOST_VALUES:,}, or use method: random"
+            )
+
+
+def _check_arguments(engine: Engine) -> None:
+    for name, value in engine.arguments.items():
+        if isinstance(value, (int, float)) and abs(value) > _MOST and name not in _OF_STEPS:
+            raise InputError(f"{engine.name} can have at most {_MOST:,} as {name[:60]}, not {value:,}")
+
+
 def _made(home: Any, engine: Engine, *, seed: int) -> Any:
     """Raises LaunchError for a class that Optuna does not have, and for arguments that it does not take."""
     import inspect
@@ -176,6 +202,7 @@ def _made(home: Any, engine: Engine, *, seed: int) -> Any:
         raise InputError(f"{engine.name[:60]!r} is not one of Optuna's: {', '.join(known)}")
     if engine.name == "GridSampler":
         raise InputError("GridSampler is not used; write method: grid")
+    _check_arguments(engine)
     made = getattr(home, engine.name)
     arguments = {name: _argument(home, value, seed=seed) for name, value in engine.arguments.items()}
     if "seed" in inspect.signature(made).parameters:

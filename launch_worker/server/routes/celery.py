@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
-from launch_worker.errors import InputError, NotAllowedError, ServerUnavailableError
+from launch_worker.errors import InputError, NotAllowedError, NotFoundError, ServerUnavailableError
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.celery_page import PREFIX
@@ -120,6 +120,9 @@ async def _pass_on(request: Request, shared: Shared) -> Response:
     page = shared.celery_page
     if page is None:
         raise ServerUnavailableError("this server was started without Celery's page")
+    if not {".", ".."}.isdisjoint(request.url.path.split("/")):
+        # The client below would resolve them, and press another button than the one that was allowed.
+        raise NotFoundError("Celery's page has no such address")
     headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
     # Its answers are the browser's to uncompress.
     headers |= {"Accept-Encoding": "identity", "Host": request.headers["host"]}

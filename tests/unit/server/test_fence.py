@@ -6,9 +6,10 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from launch_worker.people.claims import ProxyRules
+from launch_worker.people.claims import ProxyRules, parse_networks
 from launch_worker.server.address import Names
 from launch_worker.server.fence import Fence
 
@@ -47,3 +48,29 @@ def test_who_waits_when_the_server_stops_is_told_so() -> None:
     asyncio.run(ask_and_stop())
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["detail"] == "the server stops; try again when it is back"
+
+
+@pytest.mark.parametrize(
+    ("lines", "address"),
+    [
+        (["10.0.0.7"], "10.0.0.7"),
+        (["6.6.6.6, 10.0.0.7"], "10.0.0.7"),
+        # Some proxies leave the client's own line as it is, and add theirs behind it.
+        (["6.6.6.6", "10.0.0.7"], "10.0.0.7"),
+    ],
+)
+def test_a_client_behind_a_proxy_does_not_choose_its_address(lines: list[str], address: str) -> None:
+    seen: list[Any] = []
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["client"][0], scope["scheme"]))
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    rules = ProxyRules(networks=parse_networks("127.0.0.1", what="test"))
+    said = [(b"x-forwarded-for", line.encode()) for line in lines]
+    schemes = [(b"x-forwarded-proto", b"http"), (b"x-forwarded-proto", b"https")]
+    scope: dict[str, Any] = dict(SCOPE) | {"headers": [*SCOPE["headers"], *said, *schemes]}
+    asyncio.run(Fence(look, names=Names(()), proxies=rules)(scope, nothing, nothing))
+    assert seen == [(address, "https")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.errors import LaunchError
+from launch_worker.errors import InputError, LaunchError
 from launch_worker.model.sweep import Trial
 from launch_worker.sweeps.config import SweepConfig, SweepConfigError, parse_config
 from launch_worker.sweeps.hyperband import Hyperband, parse_hyperband
@@ -197,3 +197,51 @@ def test_no_run_is_stopped_before_there_are_enough_to_compare() -> None:
     band = Hyperband((1,), eta=3.0)
     assert band.verdict([9.0], [[1.0]], maximize=False) == ""
     assert band.verdict([9.0], [[1.0], [2.0]], maximize=False) != ""
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sampler": {"name": "TPESampler", "n_ei_candidates": HUGE}}, "at most 1,000 as n_ei_candidates"),
+        ({"sampler": {"name": "NSGAIISampler", "population_size": HUGE}}, "at most 1,000 as population_size"),
+        (
+            {
+                "sampler": {
+                    "name": "QMCSampler",
+                    "independent_sampler": {"name": "TPESampler", "n_ei_candidates": HUGE},
+                }
+            },
+            "at most 1,000 as n_ei_candidates",
+        ),
+        (
+            {"pruner": {"name": "SuccessiveHalvingPruner", "min_early_stopping_rate": HUGE}},
+            "at most 1,000 as min_early_stopping_rate",
+        ),
+        (
+            {"sampler": "BruteForceSampler", "parameters": {"n": {"min": 0, "max": HUGE}}},
+            "n has 1,000,000,001 values, and BruteForceSampler looks at each of them",
+        ),
+        ({"parameters": {"n": {"values": list(range(20_000))}}}, "n has 20,000 values, and TPESampler looks at each"),
+        ({"parameters": {f"p{n}": {"min": 0, "max": 1} for n in range(1001)}}, "1,001 parameters are to be drawn"),
+    ],
+)
+def test_a_sweep_that_takes_too_much_of_who_draws_is_refused_at_once(more: dict[str, Any], words: str) -> None:
+    # A server and workers draw what a member of a team, or whoever can write to Redis, has written.
+    config = parse_config(SAID | more)
+    with pytest.raises(SweepConfigError, match=words):
+        check_engines(config, where="it")
+    if "pruner" not in more:
+        with pytest.raises(InputError, match=words):
+            suggest(config, [], seed=1, ended=[])
+
+
+def test_steps_of_runs_are_counted_as_far_as_one_likes() -> None:
+    pruner = {
+        "name": "PatientPruner",
+        "patience": HUGE,
+        "wrapped_pruner": {"name": "MedianPruner", "n_warmup_steps": HUGE},
+    }
+    check_engines(parse_config(SAID | {"pruner": pruner}), where="it")

@@ -134,6 +134,9 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     end
   end
   if record.user then
+    if group and is_group_of_others(group, record.user) then
+      return -2, 'group ' .. shown_group(group) .. ' is there already, and not yours; choose another id'
+    end
     local groups, of_queue = record.user_groups or '', settings_of('queue', queue)
     local priority, pool = tonumber(record.priority or DEFAULTS.priority), of_queue.pool
     local allowances = allowances_for(record.user, groups, record.project or '')
@@ -194,7 +197,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
         known.tells, known.notify = known.tells or joined ~= known.notify, joined
       end
     else
-      pcall(join_group, group)
+      pcall(join_group, group, record.project or '')
     end
   end
   local lines = reason ~= '' and note(id, 'Pending', at, 0, '', reason, NO_MORE) or 0

@@ -47,19 +47,30 @@ local announced = {}
 -- Notes an announced group: `size` is the number of its runs.
 local function announce(group, size)
   local key = group_key(group)
-  local kept, made, sealed, project, notify = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed', 'project', 'notify'))
+  local kept, made, sealed, project, notify, user =
+    unpack(redis.call('HMGET', key, 'size', 'made', 'sealed', 'project', 'notify', 'user'))
   if not kept then redis.call('HSET', key, 'size', int(size), 'Pending', int(size)) end
   announced[group] = {size = tonumber(kept or '') or size, made = tonumber(made or '') or 0, count = 0, is_new = not kept,
-    project = project or nil, notify = notify or nil,
+    project = project or nil, notify = notify or nil, user = user or '',
     -- The record of an array of an earlier release does not say how many are made.
     is_open = not kept or (made and not sealed), is_cancelled = sealed == 'cancelled', is_halted = sealed == 'halted'}
 end
 
+-- Whether a person's run would come into a group of somebody else: it would keep that one from its end, and its failures
+-- would halt it. Whoever chooses an id may name a group that is there.
+local function is_group_of_others(group, user)
+  local known = announced[group]
+  if known then return not known.is_new and known.user ~= user end
+  local size, owner = unpack(redis.call('HMGET', group_key(group), 'size', 'user'))
+  return size and owner ~= user
+end
+
 -- Counts a run that is new in an array or a bulk submission and was not announced in this call, as Pending. A run of
 -- which no submitter spoke makes its group larger.
-local function join_group(group)
+local function join_group(group, project)
   local key = group_key(group)
-  local made, missing, sealed = unpack(redis.call('HMGET', key, 'made', 'missing', 'sealed'))
+  local made, missing, sealed, project_of_group = unpack(redis.call('HMGET', key, 'made', 'missing', 'sealed', 'project'))
+  if project_of_group and project_of_group ~= project then redis.call('HSET', key, 'is_mixed', '1') end
   if made then redis.call('HINCRBY', key, 'made', 1) end
   if made and not sealed then return end
   if (tonumber(missing or '') or 0) > 0 then
@@ -80,10 +91,10 @@ local function note_announced(now)
       if known.is_new then redis.call('DEL', key) end
     elseif known.is_open then
       if known.is_new then
-        local name, queue, project, spec = unpack(get(known.first, 'name', 'queue', 'project', 'spec'))
+        local name, queue, project, spec, user = unpack(get(known.first, 'name', 'queue', 'project', 'spec', 'user'))
         local author = string.match(spec or '', '"author":"([^"\\]*)"')
         redis.call('HSET', key, 'created_at', int(now), 'name', name or '', 'queue', queue or '',
-          'project', project or '', 'author', author or '')
+          'project', project or '', 'author', author or '', 'user', user or '')
         add_act('group', shown_group(group), 'created', '', now,
           {size = known.size, name = name or '', queue = queue or '', project = project or ''})
       end
