@@ -39,7 +39,7 @@ HASHED = install --compile --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick lint check types-js hooks format maps pictures captures openapi reference assets requirements audit sbom clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick bench-history lint check types-js hooks format maps pictures captures openapi reference assets requirements audit sbom clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -77,11 +77,14 @@ chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; 
 fuzz: $(INSTALLED_DEV) ## hostile elements, records, requests, names and URLs at random; make fuzz FUZZ=10000 TESTS=tests/security
 	FUZZ=$(FUZZ) $(WITH_BYTECODE) $(BIN)/python -m pytest -n $(JOBS) --timeout=0 $(if $(filter tests,$(TESTS)),$(FUZZED),$(TESTS))
 
-bench: $(INSTALLED_DEV) ## measure beside Celery, RQ, huey, dramatiq and the machine's limit, under 10 minutes
-	$(WITH_BYTECODE) $(BIN)/python -m bench $(GROUPS)
+bench: $(INSTALLED_DEV) ## measure beside six peers and the machine's limit, under 12 minutes; make bench SERVER=both
+	$(WITH_BYTECODE) $(BIN)/python -m bench $(if $(SERVER),--server $(SERVER)) $(GROUPS)
 
 bench-quick: $(INSTALLED_DEV) ## the same with fewer systems and smaller numbers, under 2 minutes
-	$(WITH_BYTECODE) $(BIN)/python -m bench --quick $(GROUPS)
+	$(WITH_BYTECODE) $(BIN)/python -m bench --quick $(if $(SERVER),--server $(SERVER)) $(GROUPS)
+
+bench-history: $(INSTALLED_DEV) ## draw the kept figures of commits over time
+	$(BIN)/python -m bench.history
 
 lint: $(INSTALLED_DEV) ## check style, formatting and spelling
 	$(BIN)/ruff check .

@@ -1,15 +1,15 @@
-"""`python -m bench [--quick] [GROUP …]`: measure, print the table, and keep it as JSON in bench/results."""
+"""`python -m bench [--quick] [--server NAME] [GROUP …]`: measure, print tables, keep them as JSON in bench/results."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench import (
     archive,
@@ -24,11 +24,14 @@ from bench import (
     questions,
     reaction,
     server,
+    servers,
+    service,
     speed,
     sweep_page,
     whole_logs,
+    workers,
 )
-from bench.measure import Results, facts
+from bench.measure import Results, commit, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
 log = logging.getLogger("bench")
@@ -72,6 +75,12 @@ def _speed(results: Results, quick: bool) -> None:
         speed.measure(results, rounds=3, jobs=300, singles=20, systems=_FEW)
     else:
         speed.measure(results, rounds=3, jobs=2000, singles=60)
+    for pauses_ms in ((0, 0), (5, 50)):
+        speed.in_turns(results, pairs=40 if quick else 150, pauses_ms=pauses_ms)
+
+
+def _service(results: Results, quick: bool) -> None:
+    service.orphans(results, systems=_FEW if quick else ALL)
 
 
 def _fleet(results: Results, quick: bool) -> None:
@@ -101,6 +110,10 @@ def _questions(results: Results, quick: bool) -> None:
     questions.measure(results, sizes=(10_000,) if quick else (100_000,), repeat=5 if quick else 15)
 
 
+def _workers(results: Results, quick: bool) -> None:
+    workers.measure(results, sizes=(2, 5) if quick else (20, 50, 100, 200), seconds=5 if quick else 20)
+
+
 def _server(results: Results, quick: bool) -> None:
     server.bulk(results, rounds=3 if quick else 9, runs=10_000)
     server.bulk_cpu(results, rounds=3 if quick else 9, runs=10_000)
@@ -113,6 +126,7 @@ def _server(results: Results, quick: bool) -> None:
 
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "speed": _speed,
+    "service": _service,
     "producing": _producing,
     "footprint": _footprint,
     "reaction": _reaction,
@@ -124,24 +138,53 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "page": _page,
     "questions": _questions,
     "server": _server,
+    "workers": _workers,
 }
+#: Those that are measured when they are named only: 200 real workers take 12 GiB.
+_NAMED_ONLY = ("workers",)
+#: Those that are measured on each server that is found where none is named.
+_ON_EACH = ("speed",)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure launch_worker beside its peers.")
     parser.add_argument("--quick", action="store_true", help="fewer systems, smaller numbers: under 2 minutes")
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of: {' '.join(_GROUPS)} (default: all)")
+    parser.add_argument(
+        "--server",
+        choices=[*servers.KINDS, "both"],
+        help="do all groups on this server (default: speed on both, the rest on Redis where it is found)",
+    )
+    known = " ".join(_GROUPS)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of: {known} (default: all but workers)")
     options = parser.parse_args()
     unknown = set(options.groups) - set(_GROUPS)
     if unknown:
-        parser.error(f"there is no group {min(unknown)}; known are: {' '.join(_GROUPS)}")
+        parser.error(f"there is no group {min(unknown)}; known are: {known}")
+    found = servers.found()
+    wanted = servers.KINDS if options.server == "both" else (options.server,) if options.server else ()
+    missing = [kind for kind in wanted if kind not in found]
+    if missing:
+        parser.error(f"no {missing[0]} server is on PATH or in the installed wheel")
     make(_FEW if options.quick else ALL)
-    results, before = Results(), facts()
-    took_s, failed = {}, []
-    for name in options.groups or _GROUPS:
-        started = time.monotonic()
+    groups = options.groups or [name for name in _GROUPS if name not in _NAMED_ONLY]
+    failed = []
+    for number, (kind, program) in enumerate(found.items()):
+        if kind in (wanted or found):
+            mine = groups if wanted or not number else [name for name in groups if name in _ON_EACH]
+            with servers.chosen(program):
+                failed += _measure(kind, servers.version(program), mine, quick=options.quick)
+    sys.exit(bool(failed))
+
+
+def _measure(kind: str, version: str, groups: list[str], *, quick: bool) -> list[str]:
+    """Measure groups on the chosen server, print and keep them; returns those that are not complete."""
+    results, done = Results(), dict[str, dict[str, Any]]()
+    failed = []
+    for name in groups:
+        results.group = name
+        before, started = facts(), time.monotonic()
         try:
-            _GROUPS[name](results, options.quick)
+            _GROUPS[name](results, quick)
         except Exception as error:
             # The others are still of use, and so is what this one had measured until then.
             log.exception("%s is not complete", name)
@@ -150,22 +193,24 @@ def main() -> None:
         except KeyboardInterrupt:
             results.note(f"{name} was interrupted")
             failed.append(name)
+        took_s = round(time.monotonic() - started, 1)
+        done[name] = before | {"quick": quick, "took_s": took_s, "load_after": facts()["load"], "server": version}
+        print(f"{name} on {version} took {took_s:.0f} s", flush=True)
+        if failed and results.notes[-1][1].endswith("was interrupted"):
             break
-        finally:
-            took_s[name] = round(time.monotonic() - started, 1)
-            print(f"{name} took {took_s[name]:.0f} s", flush=True)
-    known = before | {"commit": _commit(), "took_s": took_s, "load_after": facts()["load"]}
+    if not done:
+        return failed
     print(f"\n{results.table()}\n")
-    print(f"{sum(took_s.values()):.0f} s; load {before['load'][0]:.1f} before", end="; ")
+    if {"speed", "service"} & set(done):
+        print(f"{service.services(_FEW if quick else ALL)}\n")
+    load = next(iter(done.values()))["load"][0]
+    print(f"{sum(one['took_s'] for one in done.values()):.0f} s on {version}; load {load:.1f} before", end="; ")
     print("more than 0.5 beside this benchmark makes times worthless, not counts")
-    label = "-".join(["quick" if options.quick else "full", *options.groups, time.strftime("%Y%m%d-%H%M%S")])
-    print(f"kept in {results.save(_FOLDER, name=label, facts=known)}")
-    sys.exit(bool(failed))
-
-
-def _commit() -> str:
-    words = ["git", "-C", str(_FOLDER.parent), "describe", "--always", "--dirty"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    it = commit()
+    path = _FOLDER / f"{it['commit']}-{kind}.json"
+    results.save(path, facts=it | {"server": version}, groups=done)
+    print(f"kept in {path}")
+    return failed
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,9 +23,13 @@ class BenchError(Exception):
     """A part of the benchmark did not do what it was started for."""
 
 
+#: From so many values on, a spread is that of the middle half: a range only grows with the number of values.
+_MANY = 20
+
+
 @dataclass(frozen=True)
 class Spread:
-    """The middle of some values, and from where to where they went."""
+    """The middle of some values, and from where to where they went; of many values, where their middle half lies."""
 
     median: float
     low: float
@@ -33,12 +38,36 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
+        if len(values) >= _MANY:
+            low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+            return cls(median, low, high, len(values))
         return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def kept(self) -> list[float]:
+        """Median, low, high, and the number of values, for a file."""
+        return [*(float(f"{value:.4g}") for value in (self.median, self.low, self.high)), self.count]
 
     def __str__(self) -> str:
         if self.count == 1 or self.low == self.high:
             return short(self.median)
         return f"{short(self.median)} ({short(self.low)} to {short(self.high)})"
+
+
+def lines_of(written: dict[str, dict[str, Any]]) -> str:
+    """JSON with a line for each fact, group and metric, so that a person and git see what differs."""
+    parts = (
+        f"{json.dumps(part)}: {{\n"
+        + ",\n".join(f" {json.dumps(name)}: {json.dumps(one)}" for name, one in known.items())
+        for part, known in written.items()
+    )
+    return "{" + "\n},\n".join(parts) + "\n}}\n"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as what is in them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def short(value: float) -> str:
@@ -64,6 +93,8 @@ class Metric:
     baseline: str = ""
     #: What PERFORMANCE.md wants: of the ratio where there is a baseline, else of the value.
     goal: str = ""
+    #: The group of the benchmark that measures it.
+    group: str = ""
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, system: str, value: float) -> None:
@@ -81,19 +112,34 @@ class Metric:
             goal = self.goal if system == next(iter(self.values)) else ""
             yield self.name, system, str(ratio or ""), f"{Spread.of(values)} {self.unit}", goal
 
+    def summary(self) -> dict[str, Any]:
+        """What is kept of it."""
+        ratios = {system: self.ratio(system) for system in self.values if system != self.baseline}
+        return {
+            "group": self.group,
+            "unit": self.unit,
+            "baseline": self.baseline,
+            "goal": self.goal,
+            "values": {system: Spread.of(values).kept() for system, values in self.values.items()},
+            "ratios": {system: ratio.kept() for system, ratio in ratios.items() if ratio is not None},
+        }
+
 
 class Results:
     """All metrics of one benchmark, in the order in which they were first measured."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
-        self.notes: list[str] = []
+        #: Sentences, each with its group.
+        self.notes: list[tuple[str, str]] = []
+        #: The group that measures now.
+        self.group = ""
 
     def metric(self, name: str, unit: str, *, baseline: str = "", goal: str = "") -> Metric:
-        return self.metrics.setdefault(name, Metric(name, unit, baseline, goal))
+        return self.metrics.setdefault(name, Metric(name, unit, baseline, goal, self.group))
 
     def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
+        self.notes.append((self.group, sentence))
 
     def table(self) -> str:
         heads = ("METRIC", "SYSTEM", "x BASELINE, median (spread)", "ABSOLUTE, this hour only", "TO REACH")
@@ -103,29 +149,20 @@ class Results:
             for name, *rest in metric.rows():
                 rows.append(("" if name == last else name, *rest))
                 last = name
-        widths = [max(len(row[at]) for row in rows) for at in range(len(heads))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([table(rows), *(f"note: {sentence}" for _, sentence in self.notes)])
 
-    def save(self, folder: Path, *, name: str, facts: dict[str, Any]) -> Path:
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{name}.json"
-        metrics = {
-            metric.name: {
-                "unit": metric.unit,
-                "baseline": metric.baseline,
-                "goal": metric.goal,
-                "values": metric.values,
-                "ratios": {
-                    system: ratio.__dict__
-                    for system in metric.values
-                    if system != metric.baseline and (ratio := metric.ratio(system)) is not None
-                },
-            }
-            for metric in self.metrics.values()
+    def save(self, path: Path, *, facts: dict[str, Any], groups: dict[str, dict[str, Any]]) -> None:
+        """Keep medians and spreads in a file. What the file has of other groups, from an earlier call, stays."""
+        kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"groups": {}, "metrics": {}}
+        others = {name: metric for name, metric in kept["metrics"].items() if metric["group"] not in groups}
+        mine = {name: metric.summary() for name, metric in self.metrics.items()}
+        told = {
+            name: known | {"notes": [sentence for group, sentence in self.notes if group == name]}
+            for name, known in groups.items()
         }
-        path.write_text(json.dumps({"facts": facts, "metrics": metrics, "notes": self.notes}, indent=1) + "\n")
-        return path
+        written = {"facts": facts, "groups": kept["groups"] | told, "metrics": others | mine}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(lines_of(written))
 
 
 def facts() -> dict[str, Any]:
@@ -138,6 +175,18 @@ def facts() -> dict[str, Any]:
         "kernel": platform.release(),
         "bytecode": not os.environ.get("PYTHONDONTWRITEBYTECODE"),
     }
+
+
+def commit() -> dict[str, str]:
+    """The short hash of what is measured, `-dirty` where files were changed since, and when it was committed."""
+
+    def git(*words: str) -> str:
+        asked = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    name = git("rev-parse", "--short=8", "HEAD") or "unknown"
+    return {"commit": f"{name}-dirty" if changed else name, "committed_at": git("log", "-1", "--format=%cI")}
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 from bench.limits import spawn_rate, xargs_rate
 from bench.measure import RedisMeter, Results, cpu_s, percentile
-from bench.systems import ALL, CELERY, SLOTS, Running, System
+from bench.systems import ALL, CELERY, LAUNCH, SLOTS, Running, System
 
 
 def measure(results: Results, *, rounds: int, jobs: int, singles: int, systems: tuple[System, ...] = ALL) -> None:
@@ -38,19 +41,48 @@ def measure(results: Results, *, rounds: int, jobs: int, singles: int, systems: 
                 per_second = throughput(running, [true], count=count)
                 cost.add(system.name, (cpu_s(running.worker_pid) - cpu_before) / count * 1000)
                 traffic = meter.read()
-                of_redis.add(system.name, traffic.cpu_s / count * 1000)
-                requests.add(system.name, traffic.requests / count)
+                if system.has_redis:
+                    of_redis.add(system.name, traffic.cpu_s / count * 1000)
+                    requests.add(system.name, traffic.requests / count)
             after = spawn_rate([true], count=jobs, slots=SLOTS)
             rate.add(system.name, per_second)
             share.add(system.name, per_second / ((before + after) / 2))
             before = after
 
 
+def in_turns(
+    results: Results, *, pairs: int, pauses_ms: tuple[int, int], systems: Sequence[System] = (CELERY, LAUNCH)
+) -> None:
+    """One job each in turns, while all workers are alive: what slows the machine for a moment meets all of them."""
+    least, most = pauses_ms
+    how = f"pauses of {least} to {most} ms" if most else "back to back"
+    metric = results.metric(f"... in turns, {how}", "ms", baseline=CELERY.name, goal="1.0 x celery")
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Running(system)) for system in systems]
+        for running in workers:
+            running.stamp()
+            running.submit([(running.stamps.argv("warm"), 3 * SLOTS)])
+            running.stamps.read(3 * SLOTS, timeout_s=60)
+        for at in range(pairs):
+            # Nobody is always the first, who finds the caches as the others left them.
+            first = at % len(workers)
+            for running in workers[first:] + workers[:first]:
+                time.sleep(random.uniform(least, most) / 1000)
+                metric.add(running.system.name, running.stamp())
+
+
 def throughput(running: Running, argv: list[str], *, count: int) -> float:
-    """Jobs a second of a worker that finds so many in its queue. The last of them stamp their starts."""
-    running.freeze()
-    running.submit([(argv, count), (running.stamps.argv("last"), SLOTS)], many=True)
-    running.thaw()
-    began = time.monotonic_ns()
+    """Jobs a second of a worker that finds so many in its queue. The last of them stamp their starts.
+
+    A worker that is its own queue cannot be filled while it is frozen: its clock begins with the call that fills it.
+    """
+    jobs = [(argv, count), (running.stamps.argv("last"), SLOTS)]
+    if running.system.has_redis:
+        running.freeze()
+        running.submit(jobs, many=True)
+        running.thaw()
+        began = time.monotonic_ns()
+    else:
+        began, _ = running.submit(jobs, many=True)
     last = max(at for _, at in running.stamps.read(SLOTS, timeout_s=300))
     return (count + SLOTS) / ((last - began) / 1e9)

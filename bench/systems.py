@@ -30,6 +30,20 @@ Jobs = Sequence[tuple[Sequence[str], int]]
 
 
 @dataclass(frozen=True)
+class Service:
+    """What a system gives a command for its price, as its users have it by default. The sources are in README."""
+
+    #: A record of the run that outlives the worker.
+    record: str
+    #: How a run is noticed whose worker is gone.
+    lease: str
+    #: Where the command's output is.
+    output: str
+    #: The command's whole process tree at a cancel; at the worker's death it is tried by the group `service`.
+    tree: str
+
+
+@dataclass(frozen=True)
 class System:
     """One that takes commands into a queue and runs them."""
 
@@ -38,10 +52,13 @@ class System:
     module: str
     #: The worker's command line, for the folder of its environment's programs and a number of slots.
     worker: Callable[[Path, int], Sequence[str]]
+    service: Service
     #: What pip installs for it; nothing for what is in this environment.
     packages: tuple[str, ...] = ()
     #: How much of the usual number of jobs it gets: some are slow.
     share: float = 1.0
+    #: Whether its queue is in Redis; else it is in the worker's process, which cannot be filled while that is frozen.
+    has_redis: bool = True
 
     @property
     def bin(self) -> Path:
@@ -52,23 +69,47 @@ LAUNCH = System(
     "launch_worker",
     "bench.peers.launch_peer",
     lambda bin, slots: [f"{bin}/celery", "-A", "launch_worker", "worker", "-Q", "default", "-c", f"{slots}"],
+    Service(
+        record="each attempt and transition",
+        lease="lease of 30 s, renewed by a heartbeat; then Crashed or run again",
+        output="kept, followed live",
+        tree="ended",
+    ),
 )
 CELERY = System(
     "celery",
     "bench.peers.celery_peer",
     lambda bin, slots: [f"{bin}/celery", "-A", "bench.peers.celery_peer", "worker", "-P", "threads", "-c", f"{slots}"],
+    Service(
+        record="the result, for a day; nothing before the end",
+        lease="none: delivered again 1 h after it was taken, also while it runs",
+        output="in the worker's",
+        tree="goes on: threads are not terminated",
+    ),
     ("celery[redis]==5.7.0",),
 )
 HUEY = System(
     "huey",
     "bench.peers.huey_peer",
     lambda bin, slots: [f"{bin}/huey_consumer", "bench.peers.huey_peer.huey", "-k", "thread", "-w", f"{slots}"],
+    Service(
+        record="the result, until it is read; nothing before the end",
+        lease="none: a run whose worker died is lost",
+        output="in the worker's",
+        tree="goes on: only what waits is revoked",
+    ),
     ("huey", "redis"),
 )
 RQ = System(
     "rq",
     "bench.peers.rq_peer",
     lambda bin, slots: [f"{bin}/rq", "worker-pool", "-q", "-n", f"{slots}", "default"],
+    Service(
+        record="state and times; 500 s after success, a year after failure",
+        lease="heartbeat of 30 s; then Failed",
+        output="in the worker's",
+        tree="its process group is killed",
+    ),
     ("rq",),
     share=0.1,
 )
@@ -76,10 +117,43 @@ DRAMATIQ = System(
     "dramatiq",
     "bench.peers.dramatiq_peer",
     lambda bin, slots: [f"{bin}/dramatiq", "bench.peers.dramatiq_peer", "-p", "1", "-t", f"{slots}"],
+    Service(
+        record="none",
+        lease="heartbeat of the worker; after 60 s run again",
+        output="in the worker's",
+        tree="goes on: it has no cancel",
+    ),
     ("dramatiq[redis]",),
     share=0.4,
 )
-ALL = (CELERY, LAUNCH, HUEY, DRAMATIQ, RQ)
+HYPERQUEUE = System(
+    "hyperqueue",
+    "bench.peers.hyperqueue_peer",
+    lambda bin, slots: [f"{bin}/python", "-c", f"from bench.peers.hyperqueue_peer import work; work({slots})"],
+    Service(
+        record="in memory; a journal only of its `hq`, which the wheel has not",
+        lease="heartbeat of the worker; then run again, five times",
+        output="two files a run",
+        tree="its process group is killed",
+    ),
+    ("hyperqueue",),
+    has_redis=False,
+)
+RUNQD = System(
+    "runqd",
+    "bench.peers.runqd_peer",
+    lambda bin, slots: [f"{bin}/python", "-c", f"from bench.peers.runqd_peer import work; work({slots})"],
+    Service(
+        record="state and times, in a journal",
+        lease="none: one machine, its processes are looked at",
+        output="a file a run",
+        tree="ended",
+    ),
+    ("runqd",),
+    share=0.015,
+    has_redis=False,
+)
+ALL = (CELERY, LAUNCH, HUEY, DRAMATIQ, RQ, HYPERQUEUE, RUNQD)
 
 
 def make(systems: Sequence[System]) -> None:

@@ -17,6 +17,15 @@ REDIS_URL = os.environ.get("BENCH_REDIS_URL", "redis://localhost:6379/0")
 Argv = Sequence[str]
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """For what a worker makes while it starts."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit("the worker does not start")
+        time.sleep(0.01)
+
+
 def serve(one: Callable[[Argv], object], *, many: Callable[[Sequence[Argv]], object] | None = None) -> None:
     """Hand over what is ordered, one by one, or with `many` all at once where an order asks for that."""
     print("ready", flush=True)
