@@ -6,43 +6,51 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
-from bench.measure import BenchError, Results, table, wait_until
+from bench.measure import Results, gone_is_fine, pythons, table, wait_until
 from bench.systems import ALL, Running, System
 
 #: Seconds after which what still runs counts as left over.
-_WAIT_S = 15.0
+_WAIT_S = 5.0
 #: A command that has started another one, and tells both processes.
-_TREE = 'sleep 600 & echo "$$ $!" > pids.new; mv pids.new {path}; wait'
+_TREE = 'sleep 600 & echo "$$ $!" > {path}.new; mv {path}.new {path}; wait'
 
 
 def orphans(results: Results, *, systems: Sequence[System] = ALL) -> None:
     """Seconds from the SIGKILL of a worker, with its pool, to the end of its job and of what the job had started."""
     metric = results.metric("worker killed: to the end of its job's processes", "s")
-    for system in systems:
-        with Running(system) as running:
-            path = running.folder / "pids"
-            running.submit([(["/bin/sh", "-c", _TREE.format(path=path)], 1)])
-            wait_until(
-                path.exists, timeout_s=60, what=f"the job of {system.name} starts; its log: {running.log_tail()}"
-            )
-            pids = [int(pid) for pid in path.read_text().split()]
-            try:
-                os.killpg(running.worker_pid, signal.SIGKILL)
-                began = time.monotonic()
-                with suppress(BenchError):
-                    wait_until(lambda pids=pids: not any(map(_runs, pids)), timeout_s=_WAIT_S, turn_s=0.01)  # type: ignore[misc]
-                    metric.add(system.name, time.monotonic() - began)
-                    continue
-                left = sum(map(_runs, pids))
-                results.note(
-                    f"{system.name}: of a job and its child {left} still ran {_WAIT_S:g} s after the worker's death"
-                )
-            finally:
-                for pid in pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Running(system)) for system in systems]
+        for running in workers:
+            running.submit([(["/bin/sh", "-c", _TREE.format(path=running.folder / "pids")], 1)])
+        pids = {running.system.name: _job(running) for running in workers}
+        stack.callback(_end, [pid for job in pids.values() for pid in job])
+        killed = {}
+        for running in workers:
+            _kill_worker(running.worker_pid)
+            killed[running.system.name] = time.monotonic()
+        while pids and time.monotonic() < max(killed.values()) + _WAIT_S:
+            for name in [name for name, job in pids.items() if not any(map(_runs, job))]:
+                metric.add(name, time.monotonic() - killed[name])
+                del pids[name]
+            time.sleep(0.005)
+        for name, job in pids.items():
+            left = sum(map(_runs, job))
+            results.note(f"{name}: of a job and its child {left} still ran {_WAIT_S:g} s after their worker was killed")
+
+
+def _job(running: Running) -> list[int]:
+    """The processes of the job, once they are there."""
+    path, name = running.folder / "pids", running.system.name
+    wait_until(path.exists, timeout_s=60, what=f"the job of {name} starts; its log: {running.log_tail()}")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def _end(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def services(systems: Sequence[System] = ALL) -> str:
@@ -50,6 +58,14 @@ def services(systems: Sequence[System] = ALL) -> str:
     heads = ("SYSTEM", "RECORD", "A WORKER IS GONE", "OUTPUT", "PROCESS TREE AT A CANCEL")
     given = [(one.name, one.service) for one in systems]
     return table([heads, *((name, it.record, it.lease, it.output, it.tree) for name, it in given)])
+
+
+def _kill_worker(pid: int) -> None:
+    """SIGKILL to a worker and its pool; not to its jobs, and not to a guard, which has a session of its own."""
+    for process in pythons(pid):
+        with gone_is_fine(), suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == pid:
+                process.kill()
 
 
 def _runs(pid: int) -> bool:

@@ -39,7 +39,7 @@ class Service:
     lease: str
     #: Where the command's output is.
     output: str
-    #: The command's whole process tree at a cancel; at the worker's death it is tried by the group `service`.
+    #: The command's process tree at a cancel. What becomes of it at the worker's death, the group `service` tries.
     tree: str
 
 
