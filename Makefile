@@ -39,7 +39,8 @@ HASHED = install --compile --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos fuzz bench bench-quick bench-history lint check types-js hooks format maps pictures captures openapi reference assets requirements audit sbom clean
+# Every target with a name of small letters
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -112,6 +113,9 @@ maps: ## draw the pictures and write the tree of docs/architecture.md anew
 
 pictures: $(INSTALLED_DEV) ## photograph every page for the docs, in both themes
 	$(BIN)/python docs/pictures/pages.py
+
+recording: $(INSTALLED_DEV) ## record a run that outlives its worker, for the README
+	$(BIN)/python docs/pictures/recording.py
 
 captures: $(INSTALLED_DEV) ## keep what every command prints on terminals of 80 and 200 columns, for the docs
 	$(BIN)/python docs/pictures/commands.py

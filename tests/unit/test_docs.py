@@ -34,6 +34,14 @@ def test_a_picture_is_as_its_script_draws_it(name: str) -> None:
     assert kept == DRAW["PICTURES"][name]().svg(), "draw it anew with: make maps"
 
 
+def test_the_recording_is_drawn_from_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = ROOT / "docs/pictures"
+    monkeypatch.syspath_prepend(str(pictures))
+    recording = runpy.run_path(str(pictures / "recording.py"))
+    drawn = recording["draw"](recording["events_of"](pictures / "recording.cast"))
+    assert drawn == (pictures / "recording.svg").read_text(encoding="utf-8"), "draw it anew with: make recording"
+
+
 def test_the_steps_of_a_run_are_modules() -> None:
     """Whoever moves a module changes JOURNEY in docs/pictures/draw.py, and calls: make maps."""
     steps = [step.module for _, row in DRAW["JOURNEY"] for step in row]
