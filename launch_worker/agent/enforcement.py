@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 from launch_worker.agent.signatures import why_unchecked
 from launch_worker.errors import InputError
 from launch_worker.queues.confinement import Demands
-from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.read import queue_of
 from launch_worker.runners.process.layers import Layers
 from launch_worker.store.store import Store
 
@@ -144,14 +143,13 @@ class _Trial(threading.Thread):
                 self.answers[demands] = f"it cannot be found out whether this machine can do that: {error}"
 
 
-@lru_cache(maxsize=256)
 def _demands(config: str) -> Demands | None:
     """What a configuration asks for its processes; None for a queue that has none, or that is damaged.
 
     The runs of a damaged one fail, whoever claims them.
     """
     try:
-        queue = QueueConfig.from_json(config)
+        queue = queue_of(config)
     except InputError:
         return None
     return None if queue.resource == "container" else queue.demands

@@ -18,6 +18,7 @@ from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
 from launch_worker.agent.leases import held_until, lease_of
 from launch_worker.agent.probes import Vitals
+from launch_worker.agent.signatures import describe_trust
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.supervise import Detach, HandBack, Superseded
@@ -254,6 +255,7 @@ class Registration:
             "queues": self.queues,
             "refused": self._enforcement.refused,
             "layers": self._enforcement.describe(),
+            **describe_trust(self._settings),
             "slots": self._slots,
             "running": self._attempts.num_running_jobs,
             "schedulers": self._attempts.num_running_schedulers,

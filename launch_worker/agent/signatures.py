@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from typing import Any
 
 from launch_worker.agent.outage import Outage
+from launch_worker.config_folder import sealing_key_folder
 from launch_worker.errors import InputError
 from launch_worker.model.derived import check_derived
 from launch_worker.model.run import Record
@@ -13,7 +16,7 @@ from launch_worker.queues.read import signers_of
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.trust.signatures import check_library, is_signed_by, read_signature
-from launch_worker.trust.trusted import TrustedKey, read_trusted
+from launch_worker.trust.trusted import TrustedKey, read_trusted, why_not_signer
 
 
 def why_unchecked(queue_config: str) -> str:
@@ -25,6 +28,22 @@ def why_unchecked(queue_config: str) -> str:
     if not is_asked or find_spec("nacl") is not None:
         return ""
     return "it takes signed runs only, and this worker cannot check signatures without PyNaCl (launch_worker[signing])"
+
+
+def describe_trust(settings: Settings) -> dict[str, Any]:
+    """What a worker tells of keys: whether it takes signed runs only, and ids of those by which it opens secrets."""
+    keys: tuple[str, ...] = ()
+    folder = settings.sealing_keys or sealing_key_folder(os.environ)
+    if folder is not None and folder.exists():
+        # Imported where there are keys: it imports PyNaCl.
+        from launch_worker.trust.secrets import known_keys
+
+        keys = known_keys(folder)
+    return {
+        "requires_signed": settings.requires_signed,
+        "has_own_trusted_keys": settings.trusted_keys is not None,
+        "sealing_keys": keys,
+    }
 
 
 class Signatures:
@@ -54,17 +73,9 @@ class Signatures:
             )
         signature = read_signature(record.signature)
         key = self._trusted(signature.key_id)
-        if key is None:
-            raise InputError(
-                f"the run was signed with key {signature.key_id}, which is not trusted; an admin can trust it: "
-                "launch-worker keys trust"
-            )
-        if key.revoked_at is not None:
-            raise InputError(f"the run was signed with key {key.name} ({key.id}), which was revoked")
-        if signers and not any(map(key.is_named, signers)):
-            raise InputError(
-                f"the run was signed with key {key.name} ({key.id}), which may not sign runs of queue {record.queue}"
-            )
+        why = why_not_signer(key, signature.key_id, signers=signers, queue=record.queue)
+        if key is None or why:
+            raise InputError(f"the run was signed with key {why}")
         if record.user and not key.is_server:
             raise InputError(
                 f"the run names user {record.user}, which only a server can prove, and key {key.name} is no server's"

@@ -19,13 +19,14 @@ from launch_worker.humane import size as format_size
 from launch_worker.model.finding import Finding
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
-from launch_worker.model.worker import why_never, why_unserved
+from launch_worker.model.worker import keys_of, why_never, why_unserved
 from launch_worker.outputs.outgoing import waiting
 from launch_worker.redis_url import RedisUrl
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
 from launch_worker.store.store import Store
+from launch_worker.trust.keys import read_public
 from launch_worker.trust.trusted import ANY, TrustedKey
 from launch_worker.untrusted.ownership import why_not_ours
 from launch_worker.untrusted.text import read_map
@@ -74,6 +75,7 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("registry", _registries),
         ("sandboxes", _sandboxes),
         ("signers", _signers),
+        ("keys", _keys_of_workers),
     ):
         try:
             yield from look(store, settings)
@@ -155,6 +157,37 @@ def _signers(store: Store, _: Settings) -> Iterator[Finding]:
                 f"queue {name} takes only runs that are signed by {whom}, and Redis has no such trusted key",
                 "launch-worker keys trust sign:… --name NAME; workers with LAUNCH_TRUSTED_KEYS have keys of their own",
             )
+
+
+def _keys_of_workers(store: Store, _: Settings) -> Iterator[Finding]:
+    """What workers ask of signatures, and whether they can open the secrets of their queues."""
+    workers = [worker for worker in store.workers() if isinstance(worker.get("sealing_keys"), list)]
+    for worker in workers:
+        if keys := keys_of(worker):
+            yield Finding("ok", "worker.keys", f"worker {worker['worker']} {keys}")
+    configs = store.queue_configs(sorted({queue for worker in workers for queue in worker["queues"]}))
+    for queue, config in configs.items():
+        said = read_map(config)
+        of = [worker for worker in workers if queue in worker["queues"]]
+        signed = [worker["worker"] for worker in of if worker.get("requires_signed")]
+        if signed and not said.get("signers"):
+            yield Finding(
+                "warning",
+                "queue.unsigned",
+                f"worker {signed[0]} takes signed runs only, and queue {queue} takes others too: they fail there",
+                f"have them refused at submission: launch-worker queues set {queue} --signer '*'",
+            )
+        with contextlib.suppress(InputError):
+            key_id = read_public(str(said["sealing_key"]), "seal").id if said.get("sealing_key") else ""
+            lacking = [worker["worker"] for worker in of if key_id and key_id not in worker["sealing_keys"]]
+            if lacking:
+                yield Finding(
+                    "warning",
+                    "queue.unopened",
+                    f"worker {lacking[0]} cannot open the secrets of runs of queue {queue}: it has no key {key_id}",
+                    "put the file that launch-worker keys new --for-queue has made into its LAUNCH_SEALING_KEYS, and "
+                    "start it anew",
+                )
 
 
 def _archive(store: Store, settings: Settings) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ class Applier:
                 if change.fields.get("created_at"):
                     # A run without an actor was made by a schedule or a sweep.
                     if not change.fields.get("actor") or change.fields.get("as") != SERVER:
-                        audit.append(_submit_row(change, batch.new.get(change.fields.get("id", ""))))
+                        audit.append(_submit_row(change))
                     continue
             elif change.kind == "gone":
                 gone[change.fields.get("id", "")] = (_at(change), change.fields.get("actor", ""))
@@ -390,12 +390,12 @@ def _audit_row(change: Change) -> Row:
     }
 
 
-def _submit_row(change: Change, run: Row | None) -> Row:
+def _submit_row(change: Change) -> Row:
     """The line of the audit for a submission: its actor is the user, else the author of the spec, as which Redis user.
 
     A user is there, and proven, where a server submitted.
     """
-    author, user = run["author"] if run else "", change.fields.get("as", "")
+    author, user = rows.plain(change.fields.get("author", "")), change.fields.get("as", "")
     actor = rows.plain(change.fields.get("user", "")) or (f"{author} as {rows.plain(user)}" if user else author)
     return _audit_row(change) | {"what": "submit", "actor": actor}
 

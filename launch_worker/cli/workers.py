@@ -11,7 +11,7 @@ from launch_worker.api.client import Api
 from launch_worker.cli import devices
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.watching import WATCH, show_or_watch
-from launch_worker.model.worker import WorkerOrder, trouble_of
+from launch_worker.model.worker import WorkerOrder, keys_of, trouble_of
 from launch_worker.terminal import Column, Screen, Styled, Table
 
 
@@ -71,7 +71,8 @@ def _lines(found: tuple[list[dict[str, Any]], list[dict[str, Any]]], screen: Scr
         return [terminal.styled("no workers")]
     held = devices.rows(live)
     more = [Styled(""), *Table(devices.COLUMNS, held).lines(screen)] if held else []
-    return Table(_COLUMNS, rows).lines(screen) + more
+    of_keys = [terminal.styled(f"{worker['worker']} {keys}") for worker in live if (keys := keys_of(worker))]
+    return Table(_COLUMNS, rows).lines(screen) + more + ([Styled(""), *of_keys] if of_keys else [])
 
 
 @workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")

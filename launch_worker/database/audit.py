@@ -22,10 +22,10 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    insert,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveError
@@ -66,8 +66,15 @@ audit_lines = Table(
     Index("audit_target", "kind", "target", "id"),
 )
 
+
 # Made once: making them takes as long as the database does.
-_INSERT = insert(audit_lines).returning(audit_lines.c.id)
+def _insert(insert: Any) -> Any:
+    statement = insert(audit_lines)
+    again = {"result": statement.excluded.result}
+    return statement.on_conflict_do_update(index_elements=["change_id"], set_=again).returning(audit_lines.c.id)
+
+
+_INSERT = {"sqlite": _insert(sqlite.insert), "postgresql": _insert(postgresql.insert)}
 _UPDATE = update(audit_lines).where(audit_lines.c.id == bindparam("line")).values(result=bindparam("end"))
 
 DONE = "done"
@@ -92,6 +99,11 @@ def gone_workers(
     return [(row, known.get(row.target, {})) for row in rows]
 
 
+def new_act_id() -> str:
+    """The `change_id` of an act through the server."""
+    return f"act:{secrets.token_hex(12)}"
+
+
 def write_act(
     connection: Connection,
     *,
@@ -102,10 +114,14 @@ def write_act(
     address: str = "",
     detail: Mapping[str, Any] | None = None,
     result: str = "",
+    act_id: str = "",
 ) -> int:
-    """Add the line of an act, before it is done or, with a result, after it. Returns the line's id."""
+    """Add the line of an act, before it is done or, with a result, after it. Returns the line's id.
+
+    The line of an act whose id is there already gets the result: a commit may have been made and not answered.
+    """
     values = {
-        "change_id": f"act:{secrets.token_hex(12)}",
+        "change_id": act_id or new_act_id(),
         "at": time.time_ns() // 1000,
         "actor": _plain(actor),
         "what": what,
@@ -115,7 +131,7 @@ def write_act(
         "detail": _plain(json.dumps(detail, ensure_ascii=False)) if detail else "",
         "result": _plain(result),
     }
-    return int(connection.execute(_INSERT, values).scalar_one())
+    return int(connection.execute(_INSERT[connection.dialect.name], values).scalar_one())
 
 
 class Audit:

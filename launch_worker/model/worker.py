@@ -50,6 +50,18 @@ def trouble_of(worker: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, found))
 
 
+def keys_of(worker: Mapping[str, Any]) -> str:
+    """What a live worker asks of signatures, and with what it opens secrets, as a clause; '' for neither."""
+    sealing = worker.get("sealing_keys")
+    count = len(sealing) if isinstance(sealing, list) else 0
+    found = {
+        "takes signed runs only": worker.get("requires_signed") is True,
+        "trusts the keys of its own file": worker.get("has_own_trusted_keys") is True,
+        f"has {count} sealing key{'s' if count > 1 else ''}": bool(count),
+    }
+    return ", ".join(clause for clause, is_so in found.items() if is_so)
+
+
 def why_never(needs: str, workers: Sequence[Mapping[str, Any]]) -> str:
     """The need that none of these workers meets; '' where one does, there are none, or one does not say what it has."""
     if not workers or any("devices" not in worker for worker in workers):

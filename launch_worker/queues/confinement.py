@@ -150,6 +150,16 @@ def checked_writable(folders: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folder.rstrip("/") for folder in folders))
 
 
+def left_without_use(settings: Mapping[str, Any], *, sandbox: str) -> tuple[str, ...]:
+    """The settings that go with what they are for when a queue is changed so; `sandbox` is the one that it has.
+
+    None in `settings` changes nothing.
+    """
+    run_as, asked = settings.get("run_as"), settings.get("sandbox")
+    gone = ["accounts"] if run_as is not None and run_as != SUBMITTER else []
+    return (*gone, "writable") if not checked_sandbox(sandbox if asked is None else asked) else tuple(gone)
+
+
 def demands_of(
     *, sandbox: str, run_as: str, accounts: Mapping[str, str], limits: Mapping[str, Any], writable: tuple[str, ...]
 ) -> Demands:

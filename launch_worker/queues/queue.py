@@ -19,13 +19,13 @@ from launch_worker.model.needs import memory_range
 from launch_worker.model.requirements import NONE
 from launch_worker.model.spec import RunSpec, environment_of_container
 from launch_worker.queues.confinement import (
-    SUBMITTER,
     Demands,
     checked_limits,
     checked_run_as,
     checked_sandbox,
     checked_writable,
     demands_of,
+    left_without_use,
 )
 from launch_worker.queues.defaults import changed, check_defaults, merge
 from launch_worker.queues.pool import check_description
@@ -258,14 +258,12 @@ class QueueConfig:
         In `container`, `accounts`, `limits` and `defaults` entries change one by one, and None takes an entry away.
         """
         maps: dict[str, Any] = {}
-        if not settings.get("sandbox", self.sandbox) or settings.get("sandbox") == "none":
+        gone = left_without_use(settings, sandbox=self.sandbox)
+        if "writable" in gone:
             settings.setdefault("writable", ())
         for name in ("container", "accounts", "limits"):
-            # Accounts of submitters go with what they are for.
-            before = (
-                {} if name == "accounts" and settings.get("run_as", SUBMITTER) != SUBMITTER else getattr(self, name)
-            )
-            merged = {**before, **_map(name, settings.pop(name, None) or {})}
+            given = _map(name, settings.pop(name, None) or {})
+            merged = {**({} if name in gone else getattr(self, name)), **given}
             maps[name] = {key: value for key, value in merged.items() if value is not None}
         defaults = changed(self.defaults, settings.pop("defaults", None))
         given = {name: value for name, value in settings.items() if value is not None}

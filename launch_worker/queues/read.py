@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from launch_worker.queues.queue import QueueConfig
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def queue_of(text: str) -> QueueConfig:
     """The configuration of a queue; many runs come from few queues. Raises InputError for a damaged one."""
     # Imported on demand: start-up time of `launch-submit`.

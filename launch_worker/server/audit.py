@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from launch_worker.database.audit import DONE, Audit
+from launch_worker.database.audit import DONE, Audit, new_act_id
 from launch_worker.errors import ArchiveError
 
 log = logging.getLogger("launch_worker.server")
@@ -22,6 +22,8 @@ class Act:
             "kind": kind,
             "target": target,
             "address": address,
+            # However often the line is written, it is one.
+            "act_id": new_act_id(),
         }
         self._line: int | None = None
         self._has_begun = False

@@ -10,11 +10,6 @@ from launch_worker.store.redis.connection import clear_errors
 class TrustedKeys(Client):
     """The part of `Store` for signing keys; each key is JSON (`trust/trusted.py`)."""
 
-    def trusted_key(self, key_id: str) -> str:
-        """The key with an id, revoked ones too; '' for none."""
-        with clear_errors(self.url):
-            return text(self._redis.hget(keys.TRUSTED_KEYS, key_id) or "")
-
     def trusted_keys(self) -> list[str]:
         """All keys, revoked ones too."""
         with clear_errors(self.url):

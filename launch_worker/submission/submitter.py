@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.config_folder import signing_key_file
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.errors import BrokerUnavailableError, ForbiddenError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
 from launch_worker.model.notify import why_not_told
@@ -29,11 +29,14 @@ from launch_worker.submission.sent import Sent, me
 
 if TYPE_CHECKING:
     from launch_worker.trust.signatures import Signer
+    from launch_worker.trust.trusted import TrustedKey
 
 #: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
 #: Seconds for which the names of channels are not asked for again.
 _CHANNELS_S = 2.0
+#: Seconds for which it is not asked again whether the own key is trusted.
+_KEY_S = 1.0
 
 
 class Submitter:
@@ -52,6 +55,9 @@ class Submitter:
         #: Names of channels, None while no process sends notices, and the monotonic time until which they are taken.
         self._channels: tuple[str, ...] | None = None
         self._channels_until = 0.0
+        #: What Redis knows of the key with which this process signs, and the monotonic time until which that is taken.
+        self._own_key: TrustedKey | None = None
+        self._own_key_until = 0.0
         #: Called while a folder is sent, with the bytes that are sent and all bytes.
         self.on_upload: Callable[[int, int], None] = lambda *_: None
 
@@ -309,13 +315,8 @@ class Submitter:
     def _check_proof(self, ready: Ready, secrets: Mapping[str, str]) -> None:
         """Raises InputError for a run that cannot be signed though its queue asks for it, or with secrets amiss."""
         spec, (queue_config, _) = ready
-        if signers_of(queue_config) and self._signer is None:
-            whose = (
-                "this server has no signing key; its admin sets LAUNCH_SIGNING_KEY"
-                if self.user
-                else ("you have no signing key; make one with: launch-worker keys new")
-            )
-            raise InputError(f"queue {spec.queue!r} takes signed runs only, and {whose}")
+        if signers := signers_of(queue_config):
+            self._check_signer(spec.queue, signers)
         if secrets:
             from launch_worker.model.secrets import check_names
             from launch_worker.model.spec import check_secret_names
@@ -329,6 +330,43 @@ class Submitter:
                     f"queue {spec.queue!r} has no sealing key, by which secrets are kept from others than its workers; "
                     f"an admin makes one with: launch-worker keys new --for-queue {spec.queue}"
                 )
+
+    def _check_signer(self, queue: str, signers: tuple[str, ...]) -> None:
+        """Raises InputError where no key of this process may sign runs of a queue, as far as Redis knows the keys."""
+        if self._signer is None:
+            whose = (
+                "this server has no signing key; its admin sets LAUNCH_SIGNING_KEY"
+                if self.user
+                else "you have no signing key; make one with: launch-worker keys new"
+            )
+            raise InputError(f"queue {queue!r} takes signed runs only, and {whose}")
+        # Imported on demand: start-up time of `launch-submit`.
+        from launch_worker.trust.trusted import TrustedKey, why_not_signer
+
+        key_id = self._signer.public.id
+        if time.monotonic() >= self._own_key_until:
+            try:
+                text = self.store.trusted_key(key_id)
+            except ForbiddenError:
+                return  # an older ACL file: the claim says it
+            self._own_key = TrustedKey.of_text(text) if text else None
+            self._own_key_until = time.monotonic() + _KEY_S
+        key = self._own_key
+        why = why_not_signer(key, key_id, signers=signers, queue=queue)
+        if not why and key is not None and self.user and not key.is_server:
+            why = f"{key.name} ({key.id}), which is trusted as no server's; an admin: launch-worker keys trust --server"
+        if why:
+            self._own_key_until = 0.0  # an admin may have trusted it by the next look
+        if why and not self._has_other_keys(queue):
+            whose = "this server signs" if self.user else "yours are signed"
+            raise InputError(f"queue {queue!r} takes signed runs only, and {whose} with key {why}")
+
+    def _has_other_keys(self, queue: str) -> bool:
+        """Whether a worker of a queue trusts keys of a file of its own, of which nobody else knows."""
+        return any(
+            worker.get("has_own_trusted_keys") and queue in (worker.get("queues") or ())
+            for worker in self.live_workers()
+        )
 
     def _provable(self, given: Mapping[str, Any], secrets: Mapping[str, str], *, fresh: bool = False) -> Ready:
         """`resolve`, for a run that can be signed if its queue asks for it, and whose secrets can be sealed."""

@@ -118,6 +118,14 @@ def _private_key(key_id: str, keys: Path | None) -> PrivateKey:
     )
 
 
+def known_keys(keys: Path) -> tuple[str, ...]:
+    """The ids of a worker's private sealing keys, as they were read last; none where they cannot be read."""
+    try:
+        return tuple(_keys(keys))
+    except (SettingsError, OSError):
+        return ()
+
+
 @lru_cache(maxsize=2)
 def _keys(path: Path) -> dict[str, PrivateKey]:
     """The private keys of a folder, or of one file, by id. Raises SettingsError, OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +73,20 @@ class TrustedKey:
     def of_text(cls, text: str) -> TrustedKey:
         """Read the store's text. Raises InputError."""
         return cls.from_json(read_map(text))
+
+
+def why_not_signer(key: TrustedKey | None, key_id: str, *, signers: Sequence[str], queue: str) -> str:
+    """Why runs of a queue that were signed with a key are not executed, the key's name first; '' where they are.
+
+    `key` is what is known of it; None for nothing. `signers` are those that the queue names, none for each trusted key.
+    """
+    if key is None:
+        return f"{key_id}, which is not trusted; an admin can trust it: launch-worker keys trust"
+    if key.revoked_at is not None:
+        return f"{key.name} ({key.id}), which was revoked"
+    if signers and not any(map(key.is_named, signers)):
+        return f"{key.name} ({key.id}), which may not sign runs of queue {queue}"
+    return ""
 
 
 def check_key_name(name: str) -> str:

@@ -14,6 +14,7 @@ from launch_worker import submit
 from launch_worker.api.client import Api, Run
 from launch_worker.errors import InputError
 from launch_worker.model.states import RunState
+from launch_worker.store.keys import TRUSTED_KEYS
 from launch_worker.trust import signatures
 from launch_worker.trust.keys import PrivateKey, new_private, write_private
 from tests.conftest import wait_until
@@ -58,13 +59,13 @@ def test_what_was_not_signed_so_is_refused_with_a_reason_and_never_begins(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = cluster.api
-    (ada, by_ada), (bob, by_bob), (eve, by_eve), (_, by_mallory) = (
+    (ada, by_ada), (bob, by_bob), (eve, by_eve), (mallory, by_mallory) = (
         signing(cluster, name) for name in ("ada", "bob", "eve", "mallory")
     )
-    for name, key in (("ada", ada), ("bob", bob), ("eve", eve)):
+    for name, key in (("ada", ada), ("bob", bob), ("eve", eve), ("mallory", mallory)):
         api.transport.trust_key(str(key.public), name=name, is_server=False)
     api.create_queue("signed", signers=["*"])
-    api.create_queue("adas", signers=["ada"])
+    api.create_queue("adas", signers=["ada", "bob"])
     cluster.worker("default,signed,adas", slots=4)
     neighbour = submit(["sleep", "600"], api=api)
     with pytest.raises(InputError, match="takes signed runs only, and you have no signing key"):
@@ -98,7 +99,10 @@ def test_what_was_not_signed_so_is_refused_with_a_reason_and_never_begins(
     add("a revoked key", "with key eve .*, which was revoked", by_eve, lambda _: None)
     add("a key that nobody trusts", "which is not trusted", by_mallory, lambda _: None)
     add("a late submission", "when its signature had expired", by_ada, attacks.set("created_at", "9" * 16))
+    # Each was well when its run was submitted.
     api.transport.revoke_key("eve")
+    api.set_queue("adas", signers=["ada"])
+    attacks.redis.hdel(TRUSTED_KEYS, mallory.public.id)
     for name, (run, why) in attacks.wanted.items():
         assert run.wait(30) is RunState.FAILED, name
         assert re.search(why, run.record.reason), (name, run.record.reason)
@@ -114,4 +118,42 @@ def test_what_was_not_signed_so_is_refused_with_a_reason_and_never_begins(
     neighbour.cancel(grace_s=0)
     neighbour.wait(20)
     for made in (by_ada, by_bob, by_eve, by_mallory):
+        made.store.close()
+
+
+def test_a_worker_that_takes_signed_runs_only_believes_its_own_file_and_neither_queue_nor_redis(
+    cluster: Cluster,
+) -> None:
+    api = cluster.api
+    (ada, by_ada), (bob, by_bob) = (signing(cluster, name) for name in ("ada", "bob"))
+    trusted = cluster.folder / "trusted"
+    trusted.write_text(f"{ada.public} ada  # and nobody else\n")
+    trusted.chmod(0o600)
+    api.transport.trust_key(str(bob.public), name="bob", is_server=False)
+    api.create_queue("signed", signers=["ada"])
+    sealing = cluster.folder / "sealing"
+    write_private(sealing / "q.key", opens := new_private("seal"))
+    env = {"LAUNCH_REQUIRE_SIGNED": "1", "LAUNCH_TRUSTED_KEYS": str(trusted), "LAUNCH_SEALING_KEYS": str(sealing)}
+    cluster.worker("default,signed", slots=4, env=env)
+    refused = {
+        "its worker takes signed runs only, and this run is not signed": submit(["true"], api=api),
+        f"with key {bob.public.id}, which is not trusted": submit(["true"], api=by_bob),
+    }
+    # Redis knows nothing of Ada, and leaves it to the worker to say who she is.
+    taken = [submit(["true"], api=by_ada), submit(["true"], queue="signed", api=by_ada)]
+    for why, run in refused.items():
+        assert run.wait(30) is RunState.FAILED
+        assert why in run.record.reason
+    assert [run.wait(30) for run in taken] == [RunState.FINISHED] * 2
+    [worker] = api.transport.workers()
+    assert (worker["requires_signed"], worker["has_own_trusted_keys"]) == (True, True)
+    assert worker["sealing_keys"] == [opens.public.id]
+    clause = "takes signed runs only, trusts the keys of its own file, has 1 sealing key"
+    assert f"{worker['worker']} {clause}" in cluster.run("launch-worker", "workers").out
+    api.set_queue("default", sealing_key=str(new_private("seal").public))
+    found = {one.name: one.text for one in api.transport.findings()}
+    assert clause in found["worker.keys"]
+    assert "and queue default takes others too: they fail there" in found["queue.unsigned"]
+    assert "cannot open the secrets of runs of queue default" in found["queue.unopened"]
+    for made in (by_ada, by_bob):
         made.store.close()

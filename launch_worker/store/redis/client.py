@@ -74,6 +74,10 @@ class Client:
         found = self._command("GET", keys.NOTICE_SENDER)
         return None if found is None else tuple(text(found).split())
 
+    def trusted_key(self, key_id: str) -> str:
+        """The signing key with an id as an admin has it kept (JSON), revoked ones too; '' for none."""
+        return text(self._command("HGET", keys.TRUSTED_KEYS, key_id) or "")
+
     def queue_names(self) -> list[str]:
         """Every queue that a run was submitted to, or that was configured."""
         return sorted(text(name) for name in self._command("SMEMBERS", keys.QUEUES))

@@ -20,6 +20,7 @@ from launch_worker.database.database import Database
 from launch_worker.database.migrate import migrate
 from launch_worker.database.version import check_version, has_tables
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
+from launch_worker.server.audit import Act
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.archives import TABLES
@@ -101,6 +102,25 @@ def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(ArchiveError, match="is damaged"):
         has_tables(Database(f"sqlite:///{path}"))
+
+
+def test_an_act_whose_commit_nobody_has_answered_stays_one_line(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the connection to PostgreSQL breaks, or the disk is slow, just after the line was kept."""
+    audit, keep = Audit(database), Audit.write_act
+
+    def kept_without_an_answer(self: Audit, **fields: Any) -> int:
+        keep(self, **fields)
+        monkeypatch.setattr(Audit, "write_act", keep)
+        raise ArchiveUnavailableError("the database does not answer")
+
+    monkeypatch.setattr(Audit, "write_act", kept_without_an_answer)
+    act = Act(audit, actor="ada", address="", what="pause", kind="queue", target="gpu")
+    act.begin()
+    act.end()
+    with database.reading() as connection:
+        assert connection.execute(select(audit_lines.c.target, audit_lines.c.result)).all() == [("gpu", "done")]
 
 
 def test_acts_that_wait_for_each_other_are_written_in_one_transaction(database: Database) -> None:

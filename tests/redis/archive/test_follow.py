@@ -366,6 +366,18 @@ def test_what_people_did_is_in_the_audit_once(store: Store, database: Database, 
     assert not acts(database, Wanted(since=store.now_us()))
 
 
+def test_who_has_submitted_is_in_the_audit_also_where_a_walk_has_found_the_run_first(
+    store: Store, database: Database, follower: Make
+) -> None:
+    archive = follower()
+    archive.catch_up()
+    run_id = create(store, author="ada@host")
+    archive.archive.walk()
+    archive.catch_up()
+    [act] = acts(database, Wanted(what="submit"))
+    assert (act["actor"], act["target"]) == ("ada@host", run_id)
+
+
 def test_texts_and_numbers_of_strangers_keep_nothing_out(
     store: Store, database: Database, follower: Make, redis_client: Any
 ) -> None:

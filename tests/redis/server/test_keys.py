@@ -19,6 +19,7 @@ from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.submission.options import read_options
 from launch_worker.trust.keys import new_private, write_private
+from tests.conftest import wait_until
 from tests.support.http_servers import serving
 from tests.support.people import tokens_of_everybody
 from tests.support.workers import Worker
@@ -112,6 +113,57 @@ def test_a_server_signs_for_its_people_and_only_its_key_may_say_who_they_are(
     api.transport.trust_key(str(key.public), name="front", is_server=True)
     assert refusal(record) == ""
     api.store.close()
+
+
+def test_a_key_that_may_not_sign_is_refused_when_the_run_is_submitted(redis_url: str, tmp_path: Path) -> None:
+    key, path = new_private("sign"), tmp_path / "ada.key"
+    write_private(path, key)
+    api = Api(settings=Settings(redis_url=redis_url, signing_key=path))
+    api.create_queue("signed", signers=["*"])
+    api.create_queue("bobs", signers=["bob"])
+
+    def refusal(queue: str) -> str:
+        with pytest.raises(InputError) as refused:
+            submit(["true"], queue=queue, api=api)
+        return str(refused.value).partition("yours are signed with key ")[2]
+
+    assert (
+        refusal("signed") == f"{key.public.id}, which is not trusted; an admin can trust it: launch-worker keys trust"
+    )
+    api.transport.trust_key(str(key.public), name="ada", is_server=False)
+    assert submit(["true"], queue="signed", api=api).is_new
+    assert refusal("bobs") == f"ada ({key.public.id}), which may not sign runs of queue bobs"
+    api.transport.revoke_key("ada")
+    assert "which was revoked" in wait_until(lambda: _why_not(api), what="it is not believed any more")
+    api.store.close()
+
+
+def _why_not(api: Api) -> str:
+    try:
+        submit(["true"], queue="signed", api=api)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_a_server_whose_key_is_trusted_as_no_servers_submits_nothing_that_would_fail(
+    redis_url: str, tmp_path: Path
+) -> None:
+    key, path = new_private("sign"), tmp_path / "server.key"
+    write_private(path, key)
+    with serving(redis_url, tmp_path, variables={"LAUNCH_SIGNING_KEY": str(path)}) as server, server.client() as client:
+        client.post("/api/v1/queues", json={"name": "signed", "signers": ["*"]}).raise_for_status()
+        run = {"command": ["true"], "queue": "signed"}
+        for is_server, wanted in (
+            (None, f"this server signs with key {key.public.id}, which is not trusted"),
+            (False, "which is trusted as no server's; an admin: launch-worker keys trust --server"),
+        ):
+            if is_server is not None:
+                body = {"key": str(key.public), "name": "front", "server": is_server}
+                client.put(f"/api/v1/keys/{key.public.id}", json=body).raise_for_status()
+            assert wanted in client.post("/api/v1/runs", json=run).json()["detail"]
+        client.put(f"/api/v1/keys/{key.public.id}", json=body | {"server": True}).raise_for_status()
+        assert client.post("/api/v1/runs", json=run).status_code == 201
 
 
 def _outage() -> Outage:
