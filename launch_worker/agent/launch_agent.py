@@ -183,6 +183,15 @@ class LaunchAgent:
         """The queue of what is given to this worker alone; consume it beside the others."""
         return self._parts.items.direct_queue
 
+    def lists(self, queues: Sequence[str], *, strict: bool = False) -> list[str]:
+        """The lists of these queues in which items wait, in the order in which they are served; see `claim_next`."""
+        return self._parts.items.lists(queues, strict=strict)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether a slot is free."""
+        return self._parts.attempts.free_slots > 0
+
     @property
     def takes_runs(self) -> bool:
         """Whether runs are taken: not while the worker drains, is in quarantine, or has too little disk."""
@@ -231,7 +240,7 @@ class LaunchAgent:
 
         For a slot (any name, one call at a time) that has just come free; None when the broker's client must see to it.
         """
-        return self._parts.claims.claim_next(self._parts.items.lists(queues, strict=strict), slot)
+        return self._parts.claims.claim_next(self.lists(queues, strict=strict), slot)
 
     def see_to_its_end(self, attempt: Attempt) -> Ended:
         """Execute a claimed run to its end, in the calling thread. Returns as `run`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
@@ -38,7 +38,7 @@ class QueueClient(redis.Redis):
                 # Read-only after a failover, out of memory, no rights: a stock worker would end; this one tries again.
                 raise ConnectionError(str(error)) from error
             log.error("queue.damaged: a queue's key is not a list; it is set aside")
-            _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues}))
+            heal()
             return None
         if command_name != "BRPOP" or not reply:
             return reply
@@ -69,6 +69,11 @@ def refuse(key: str, element: bytes, reason: str) -> None:
     _with_store(lambda store: store.refuse(queue, reason, element[:_REFUSED_BEGINNING]))
 
 
+def heal(*more: str) -> None:
+    """Set keys of queues aside that are no lists: of all queues, of this worker's, and of these."""
+    _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues, *more}))
+
+
 def _with_store(call: Callable[[Store], object]) -> None:
     """Call with the store, or log that it failed: the refused element is in this process's log anyway."""
     try:
@@ -82,9 +87,16 @@ class Channel(kombu_redis.Channel):
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "strict_order")  # type: ignore[assignment]
 
+    #: Queues that are consumed, and that the worker waits for itself (`queue_wait`).
+    waited: ClassVar[Collection[str]] = ()
     #: Whether the agent's queues are served in their order, each with all its priorities before the next one's; else
     #: they take turns.
     strict_order = False
+
+    @property
+    def active_queues(self) -> list[str]:
+        """The queues that kombu waits for."""
+        return [name for name in super().active_queues if name not in Channel.waited]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for all priorities of a queue before the next queue; kombu asks for a priority of all queues first."""

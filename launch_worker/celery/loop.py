@@ -49,3 +49,8 @@ class WakingExecutor(ThreadPoolExecutor):
                 self._waker.wake()
 
         return super().submit(do)
+
+    def submit_quietly(self, fn: Callable[[], object]) -> None:
+        """Call in a thread, without waking the loop; does nothing once the pool was shut down."""
+        with contextlib.suppress(RuntimeError):
+            super().submit(fn)

@@ -1,4 +1,4 @@
-"""Reads an element of a queue, and makes the Celery message anew from the few things that it trusts.
+"""Reads an element of a queue, and makes what Celery sees of it anew from the few things that it trusts.
 
 An element is written by any producer. Of one that asks for a run, five things are read: the task, the run's id, its
 dispatch number, and two texts for Flower. Nothing else of it reaches kombu or Celery.
@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch_worker.ids import RUN_ID
 from launch_worker.maintenance.passes import PASSES
@@ -33,41 +33,78 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _TASK_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 
 
-def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
-    """The message for an element that was in the list `key`, and ''; or None, and why the element is refused."""
+class RunItem(NamedTuple):
+    """An element that asks for a look at a run."""
+
+    run_id: str
+    #: Dispatch number.
+    seq: int
+    queue: str
+    #: Step of the priority; None where that is not known.
+    priority: int | None
+    #: Headers for those who watch Celery's events, and the time of the dispatch.
+    shown: dict[str, Any]
+
+    def message(self) -> bytes:
+        """The message for Celery."""
+        # As the scripts write the body: by this text they find the run of a message that kombu has put back.
+        body = f'[["{self.run_id}",{self.seq}],{{}},{{}}]'
+        tag = f"{self.run_id}.{self.seq}"
+        return _message(RUN_TASK, self.run_id, tag, body, self.queue, self.priority, self.shown)
+
+
+class PassItem(NamedTuple):
+    """An element that asks for a pass, as a scheduler other than ours sends it."""
+
+    task: str
+    task_id: str
+    queue: str
+    priority: int
+
+    def message(self) -> bytes:
+        """The message for Celery."""
+        headers = {"ignore_result": True}
+        return _message(self.task, self.task_id, self.task_id, "[[],{},{}]", self.queue, self.priority, headers)
+
+
+def read_element(key: str, element: bytes) -> RunItem | PassItem | str:
+    """What an element asks for that was in the list `key`; or why it is refused."""
     if len(element) > MAX_BYTES:
-        return None, f"it has {len(element):,} bytes; at most {MAX_BYTES:,} are read"
+        return f"it has {len(element):,} bytes; at most {MAX_BYTES:,} are read"
     try:
         given = read_json(element.decode("utf-8", "surrogatepass"))
     except ValueError:
-        return None, "it is not JSON in UTF-8"
+        return "it is not JSON in UTF-8"
     headers, properties = (given.get("headers"), given.get("properties")) if isinstance(given, dict) else (None, None)
     if not isinstance(headers, dict) or not isinstance(properties, dict):
-        return None, "it is not a message with headers and properties"
+        return "it is not a message with headers and properties"
     if given.get("content-type") != "application/json":
-        return None, "its content type is not application/json"
+        return "its content type is not application/json"
     call = _call(given.get("body"), properties.get("body_encoding"))
     if call is None:
-        return None, "its body is not [args, kwargs, embed] in JSON"
+        return "its body is not [args, kwargs, embed] in JSON"
     args, embed = call
     if any(embed.values()):
-        return None, "it has callbacks, a chain or a chord: a run that waits for another one is submitted with --after"
+        return "it has callbacks, a chain or a chord: a run that waits for another one is submitted with --after"
     task = headers.get("task")
     queue, _, _ = key.partition("\x06")
     step = _STEP.search(key)
     priority = int(step[1]) if step else 0
-    # The age of a list's oldest message is asked for, also after kombu has put one back.
-    dispatched_at = headers.get("launch_dispatched_at")
-    known_at = dispatched_at if type(dispatched_at) is int and 0 <= dispatched_at <= MAX_NUMBER else None
     if task == RUN_TASK:
         if not (len(args) == 2 and _is_run_id(args[0]) and _is_number(args[1])):
-            return None, "its arguments are not a run's id and a dispatch number"
-        return _run_message(headers, args[0], args[1], queue, priority, known_at), ""
+            return "its arguments are not a run's id and a dispatch number"
+        return RunItem(args[0], args[1], queue, priority, _shown_of(headers, args[0]))
     if isinstance(task, str) and task in _PASS_TASKS:
         given_id = headers.get("id")
         task_id = given_id if isinstance(given_id, str) and _TASK_ID.fullmatch(given_id) else task
-        return _message(task, task_id, task_id, "[[],{},{}]", queue, priority, {"ignore_result": True}), ""
-    return None, "its task is none of a launch worker's"
+        return PassItem(task, task_id, queue, priority)
+    return "its task is none of a launch worker's"
+
+
+def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
+    """The message for an element that was in the list `key`, and ''; or None, and why the element is refused."""
+    item = read_element(key, element)
+    return (None, item) if isinstance(item, str) else (item.message(), "")
 
 
 def is_reply(element: bytes) -> bool:
@@ -119,23 +156,24 @@ def _shown(value: Any, default: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
 
 
-def _run_message(
-    headers: dict[str, Any], run_id: str, number: int, queue: str, priority: int, dispatched_at: int | None
-) -> bytes:
+def _shown_of(headers: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """The headers that Celery may have of a run's element."""
     shown: dict[str, Any] = {
         "shadow": _shown(headers.get("shadow"), ""),
         "argsrepr": f"('{run_id}',)",
         "kwargsrepr": _shown(headers.get("kwargsrepr"), "{}"),
         "root_id": run_id,
     }
-    if dispatched_at is not None:
+    # The age of a list's oldest message is asked for, also after kombu has put one back.
+    dispatched_at = headers.get("launch_dispatched_at")
+    if type(dispatched_at) is int and 0 <= dispatched_at <= MAX_NUMBER:
         shown["launch_dispatched_at"] = dispatched_at
-    # As the scripts write the body: by this text they find the run of a message that kombu has put back.
-    body = f'[["{run_id}",{number}],{{}},{{}}]'
-    return _message(RUN_TASK, run_id, f"{run_id}.{number}", body, queue, priority, shown)
+    return shown
 
 
-def _message(task: str, task_id: str, tag: str, body: str, queue: str, priority: int, headers: dict[str, Any]) -> bytes:
+def _message(
+    task: str, task_id: str, tag: str, body: str, queue: str, priority: int | None, headers: dict[str, Any]
+) -> bytes:
     return _ENCODE(
         {
             "body": body,

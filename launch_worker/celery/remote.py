@@ -106,7 +106,9 @@ def rate_limit(state: Any, task_name: str, rate_limit: str, **_: Any) -> Any:
             "rate limits are off: put worker_disable_rate_limits = False into the worker's celeryconfig; or limit how "
             "many run at once: launch-worker queues set NAME --limit N"
         )
-    return celerys_rate_limit(state, task_name, rate_limit)
+    answer = celerys_rate_limit(state, task_name, rate_limit)
+    worker_of(state.consumer).turn_intake()
+    return answer
 
 
 @control_command()  # type: ignore[untyped-decorator]

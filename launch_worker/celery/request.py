@@ -26,7 +26,7 @@ from launch_worker.attempt.attempt import Attempt
 from launch_worker.celery.application import app
 from launch_worker.celery.broker import refuse
 from launch_worker.celery.events import EVENTS, end_event, show_end
-from launch_worker.celery.message import RUN_TASK, SOMEBODY
+from launch_worker.celery.message import RUN_TASK, SOMEBODY, RunItem
 from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.run import Record
@@ -55,24 +55,28 @@ class RunRequest(Request):  # type: ignore[misc]
 
     @classmethod
     def of(cls, record: Record, launch: LaunchWorker, *, hostname: str) -> RunRequest:
-        """A request for a run that came by no message of Celery's."""
+        """A request for a run that came by no element of a queue."""
         shown = {"name": record.name} | ({"project": record.project} if record.project else {})
         headers = {
-            "id": record.id,
-            "task": RUN_TASK,
             "shadow": record.name,
             "root_id": record.id,
             "argsrepr": f"('{record.id}',)",
             "kwargsrepr": repr(shown),
         }
-        made = cls(
-            Message(channel=None, headers=headers, properties={}, delivery_tag=record.id),  # type: ignore[no-untyped-call]
-            app=app,
-            hostname=hostname,
-            task=app.tasks[RUN_TASK],
-            body=((record.id, 0), {}, {}),
-            decoded=True,
+        return cls.of_item(RunItem(record.id, 0, record.queue, None, headers), launch, hostname=hostname)
+
+    @classmethod
+    def of_item(cls, item: RunItem, launch: LaunchWorker, *, hostname: str) -> RunRequest:
+        """A request for an element that did not come by Celery's loop."""
+        message = Message(  # type: ignore[no-untyped-call]
+            channel=None,
+            headers={"id": item.run_id, "task": RUN_TASK, **item.shown},
+            properties={"priority": item.priority},
+            delivery_info={"exchange": "", "routing_key": item.queue},
+            delivery_tag=item.run_id,
         )
+        body: tuple[Any, ...] = ((item.run_id, item.seq), {}, {})
+        made = cls(message, app=app, hostname=hostname, task=app.tasks[RUN_TASK], body=body, decoded=True)
         made.launch = launch
         return made
 
@@ -101,13 +105,13 @@ class RunRequest(Request):  # type: ignore[misc]
 
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
         # Before the acknowledgement: the thread wakes up meanwhile.
-        pool.executor.submit(self._take_turn)
+        pool.executor.submit(self.take_turn)
         # The record, and not the broker, keeps the run.
         self.acknowledge()
 
     # -- in a slot's thread ----------------------------------------------------------------------------------------
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
         """Execute this run; then, for `_TURN_S`, one run after the other, while more wait."""
         agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
         run_id, seq = self.args
@@ -270,7 +274,7 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
         except Exception:
             # The claim was sent: the run must have a thread, even one beside the pool's.
             log.exception("run.not_handed_over run=%s", request.id)
-            threading.Thread(target=request._take_turn, name=f"run-{request.id}", daemon=True).start()
+            threading.Thread(target=request.take_turn, name=f"run-{request.id}", daemon=True).start()
 
     return receive
 
@@ -300,7 +304,10 @@ class AdoptedRequest:
 
     def end(self, ended: Ended) -> None:
         """Show the end."""
-        self._hub.call_soon(worker_state.task_ready, self._request)
-        self._launch.waker.wake()
+        self._hub.call_soon(self._leave_slot)
         if ended is not None:
             show_end(self._record, ended[1])
+
+    def _leave_slot(self) -> None:
+        worker_state.task_ready(self._request)
+        self._launch.look_at_lists()

@@ -21,6 +21,7 @@ from launch_worker.celery.consumer import end_in_time
 from launch_worker.celery.events import EVENTS, show_end
 from launch_worker.celery.loop import WakingExecutor
 from launch_worker.celery.options import announce, give_up
+from launch_worker.celery.queue_wait import QueueWait
 from launch_worker.celery.request import AdoptedRequest
 from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import LaunchError
@@ -53,6 +54,7 @@ def set_slots(sender: Any, **_: Any) -> None:
     if limit is not None:
         sender.concurrency = max(1, limit)
     launch.slots = sender.concurrency if limit is None else limit
+    launch.most_at_once = max(1, launch.slots)
     _allow_files(launch.slots, launch.start.config.max_schedulers)
 
 
@@ -99,6 +101,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.agent: LaunchAgent | None = None
+        self._queue_wait: QueueWait | None = None
 
     def start(self, parent: Any) -> None:
         # Celery's own handler, of a worker without a terminal, starts the worker anew and ends its jobs. No SIG_IGN:
@@ -107,8 +110,9 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         launch: LaunchWorker = parent.launch_worker
         start = launch.start
         selection = start.selection or Selection(tuple(launch.queues))
-        # Schedulers run beside the slots.
-        parent.pool.executor = WakingExecutor(launch.waker, max(1, launch.slots) + start.config.max_schedulers)
+        # Schedulers run beside the slots, and one thread may wait for the next run.
+        threads = max(1, launch.slots) + start.config.max_schedulers + 1
+        executor = parent.pool.executor = WakingExecutor(launch.waker, threads)
         self.agent = LaunchAgent(
             Api(settings=settings),
             start.config.as_dict()
@@ -126,6 +130,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             give_up(str(error))
         if start.consumes_runs:
             app.amqp.queues.select_add(self.agent.direct_queue)
+        self._queue_wait = QueueWait(self.agent, launch, executor)
+        launch.look_at_lists = self._queue_wait.look
         launch.queue_watch = QueueWatch(
             self.agent,
             selection,
@@ -152,6 +158,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             launch: LaunchWorker = parent.launch_worker
             if launch.queue_watch is not None:
                 launch.queue_watch.stop()
+            if self._queue_wait is not None:
+                self._queue_wait.stop()
             self.agent.stop(reason=f"the worker shut down {launch.reason}".rstrip())
             self.agent = None
             # By now the drain has let the jobs end, or it was cut short.
@@ -164,7 +172,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 def _hooks(launch: LaunchWorker, worker: Any) -> Hooks:
     def widen(schedulers: int) -> None:
         """Have Celery take this number of tasks more at once."""
-        worker.max_concurrency = max(1, launch.slots) + schedulers
+        worker.max_concurrency = launch.most_at_once = max(1, launch.slots) + schedulers
+        launch.look_at_lists()
         # The loop asks before each wait whether it may take one more.
         launch.waker.wake()
 
@@ -196,6 +205,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         EVENTS.open(parent)
         # Celery cancels the timer with the connection, and this starts anew with the next one.
         parent.timer.call_repeatedly(_NOTE_LOOP_EVERY_S, LaunchAgent.current().note_loop)
+        launch.share_queues()
         launch.turn_intake()
         launch.look_for_queues()
         launch.pass_once()

@@ -14,8 +14,10 @@ from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.agent.queue_watch import QueueWatch
 from launch_worker.agent.run_once import run_once
 from launch_worker.celery.application import app
+from launch_worker.celery.broker import Channel
 from launch_worker.celery.events import show_end
 from launch_worker.celery.loop import LoopWaker
+from launch_worker.celery.message import RUN_TASK
 from launch_worker.celery.start import Start
 from launch_worker.model.checks import MAINTENANCE_QUEUE
 
@@ -35,6 +37,10 @@ class LaunchWorker:
         self.start = start
         #: Number of runs at once: `--limit`, or Celery's `-c`.
         self.slots = 1
+        #: Number of tasks that Celery takes at once: the slots, and the schedulers that run.
+        self.most_at_once = 1
+        #: Begins, renews or ends the wait for the queues' lists; set once there is an agent.
+        self.look_at_lists: Callable[[], None] = lambda: None
         #: Queues of runs at the start; queues that are looked for come later.
         self.queues: list[str] = []
         self.waker = LoopWaker()
@@ -77,6 +83,27 @@ class LaunchWorker:
         for name in wanted:
             if name not in consumed:
                 self.consumer.add_task_queue(name)
+        self.share_queues()
+        self.look_at_lists()
+
+    def share_queues(self) -> None:
+        """Tell kombu for which of the consumed queues this worker waits itself."""
+        Channel.waited = frozenset(app.amqp.queues.consume_from) if self.waits_itself else ()
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Whether `celery control rate_limit` holds for runs."""
+        return not self.consumer.disable_rate_limits and self.consumer.task_buckets[RUN_TASK] is not None
+
+    @property
+    def waits_itself(self) -> bool:
+        """Whether free slots wait for the queues' lists, and not Celery's loop, which alone knows of rate limits."""
+        return self.start.consumes_runs and self.consumer is not None and not self.is_rate_limited
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether one more run may be taken."""
+        return len(worker_state.reserved_requests) < self.most_at_once and LaunchAgent.current().has_free_slot
 
     def look_for_queues(self) -> None:
         """Look for queues soon: one was made, changed or deleted."""

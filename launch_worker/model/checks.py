@@ -51,7 +51,7 @@ def check_queue_name(name: str) -> None:
     """Raises InputError for a name that no queue of runs may have."""
     check_text("queue", name, QUEUE, "letters, digits, and . _ - after the first, at most 100")
     # A worker takes whatever is in its own queue: no limit and no configuration of a queue would hold there.
-    if name in RESERVED_QUEUES or name.endswith(".pidbox") or name.startswith("launch.direct."):
+    if name in RESERVED_QUEUES or name.endswith(".pidbox") or name.startswith(("launch.direct.", "launch.wake.")):
         raise InputError(f"queue {name!r} belongs to the system; choose another name")
 
 

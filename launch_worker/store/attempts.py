@@ -20,6 +20,7 @@ from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.redis.library import function_of
+from launch_worker.store.redis.list_wait import ListWait
 from launch_worker.store.redis.transport import NotReady
 from launch_worker.store.server import Server
 
@@ -131,6 +132,10 @@ class Attempts(Server):
             if len(found) > 1:
                 return text(found[0]), int(found[1])
         return None
+
+    def list_wait(self, owner: str) -> ListWait:
+        """A wait of this worker for elements of its queues' lists."""
+        return ListWait(self._redis, self.url, keys.wake_list(owner))
 
     def put_back(self, run_id: str, seq: int) -> bool:
         """Return an item that was taken from its queue and not claimed. False when the item was outdated."""

@@ -181,6 +181,11 @@ def direct_queue(owner: str) -> str:
     return f"launch.direct.{owner}"
 
 
+def wake_list(owner: str) -> str:
+    """A list in which an element ends a worker's wait for its queues."""
+    return f"launch.wake.{owner}"
+
+
 def consumers(queue: str) -> str:
     return f"launch:consumers:{queue}"
 

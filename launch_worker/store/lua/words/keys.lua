@@ -83,7 +83,8 @@
 -- Channels: launch:news:ID (a transition, or more output; of a group: its end), launch:orders:OWNER (a cancel, a question for usage), launch:admin:OWNER (drain,
 -- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (a sweep is to be looked at).
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
--- launch.direct.OWNER, has the items that were given to this worker alone.
+-- launch.direct.OWNER, has the items that were given to this worker alone. An element in launch.wake.OWNER ends the worker's
+-- wait for its lists; only the worker writes and reads it, and it expires.
 --
 -- A Pending run is in exactly one place: in a list (dispatch), parked, waiting for a time (schedule), or for other runs.
 
