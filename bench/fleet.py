@@ -21,8 +21,10 @@ from launch_worker.store.store import Store
 _QUEUES = 100
 #: Each consumes so many of them.
 _EACH = 4
-#: kombu asks again after so long.
-_BRPOP_S = 1.0
+#: A worker's wait for its lists asks again after so long (`celery/queue_wait.py`).
+_BRPOP_S = 10.0
+#: An idle worker tells all of itself in one of so many heartbeats (`agent/registration.py`).
+_SAID_EVERY = 4
 
 
 def measure(results: Results, *, sizes: Sequence[int], seconds: float) -> None:
@@ -66,7 +68,7 @@ def _live(workers: list[_Worker], store: Store, *, seconds: float, heartbeat_s: 
 
 
 class _Worker:
-    """What an idle worker sends: a BRPOP of its queues' lists each second, and its heartbeats."""
+    """What an idle worker sends: a BRPOP of its queues' lists, and its heartbeats."""
 
     def __init__(self, url: str, number: int) -> None:
         self._owner = f"host{number}.1.abcdef"
@@ -75,9 +77,10 @@ class _Worker:
         self.socket = socket.create_connection((parts.hostname or "", parts.port or 0))
         self.socket.sendall(_packed("AUTH", parts.password or ""))
         self.socket.recv(100)
-        consumed = (MAINTENANCE_QUEUE, keys.direct_queue(self._owner), *self._queues)
-        lists = [name for queue in consumed for name in keys.queue_lists(queue)]
+        lists = [keys.wake_list(self._owner), *keys.queue_lists(MAINTENANCE_QUEUE), keys.direct_queue(self._owner)]
+        lists += [name for queue in self._queues for name in keys.queue_lists(queue)]
         self._brpop = _packed("BRPOP", *lists, str(_BRPOP_S))
+        self._beats = number
 
     def ask(self) -> None:
         self.socket.sendall(self._brpop)
@@ -87,14 +90,15 @@ class _Worker:
         self.ask()
 
     def heartbeat(self, store: Store) -> None:
-        idle_heartbeat(store, self._owner, self._queues)
+        idle_heartbeat(store, self._owner, self._queues, is_said=self._beats % _SAID_EVERY == 0)
+        self._beats += 1
 
     def close(self) -> None:
         self.socket.close()
 
 
-def idle_heartbeat(store: Store, owner: str, queues: tuple[str, ...]) -> None:
-    """What `LaunchAgent.heartbeat` sends for a worker with nothing to do."""
+def idle_heartbeat(store: Store, owner: str, queues: tuple[str, ...], *, is_said: bool = True) -> None:
+    """What an agent sends for a worker with nothing to do."""
     memory = 1 << 34
     description = {
         "worker": owner,
@@ -113,7 +117,14 @@ def idle_heartbeat(store: Store, owner: str, queues: tuple[str, ...]) -> None:
     total = (0, 8000, memory)
     free = FreeCapacity(owner, queues, slots=8, gpus=0, cpus=8000, memory=memory, total=total, backfill_s=300)
     store.heartbeat(
-        [], owner=owner, worker=owner, lease_s=30, gone_s=30, description=description, queues=queues, free=free
+        [],
+        owner=owner,
+        worker=owner,
+        lease_s=30,
+        gone_s=30,
+        description=description if is_said else None,
+        queues=queues,
+        free=free,
     )
 
 

@@ -35,6 +35,8 @@ class Attempts:
         self.left: list[Attempt] = []
         #: Number of runs that are claimed, executed or reported now.
         self.active = 0
+        #: Number of slots that were ever taken.
+        self.taken = 0
         self._counting = threading.Lock()
 
     # -- which attempts there are ----------------------------------------------------------------------------------
@@ -118,12 +120,14 @@ class Attempts:
         with self._counting:
             is_free = self.busy < self._slots
             self.active += is_free
+            self.taken += is_free
         return is_free
 
     def take_slot(self) -> None:
         """Take a slot for a job that runs already. Celery's pool knows nothing of it, and takes as many as ever."""
         with self._counting:
             self.active += 1
+            self.taken += 1
 
     def leave_slot(self) -> None:
         """Leave a slot for which no attempt was entered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from launch_worker.agent.probe_server import ProbeServer
 
 log = logging.getLogger("launch_worker.liveness")
+
+#: Seconds between two looks for connections that are not needed any more.
+_TRIM_EVERY_S = 60.0
 
 
 class Heartbeat:
@@ -75,6 +79,7 @@ class Heartbeat:
         #: Server time, microseconds, until which the next heartbeat comes early enough for what is due; 0 while one
         #: is on its way.
         self._asks_at = 0.0
+        self._trimmed_at = time.monotonic()
         self._maintenance: threading.Thread | None = None
         self._say_unusable = Seldom(log.error)
         self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
@@ -111,6 +116,7 @@ class Heartbeat:
                     self._pass_soon()
                 pause_s = min(pause_s, self._publish_due(pulse))
                 self._outage.over()
+                self._trim()
             except BrokerUnavailableError as error:
                 self._outage.note(error)
                 pause_s = self._outage.probe_pause_s()
@@ -118,6 +124,11 @@ class Heartbeat:
                 log.exception("heartbeat.failed")
             self._wake.wait(pause_s)
             self._wake.clear()
+
+    def _trim(self) -> None:
+        if (now := time.monotonic()) - self._trimmed_at >= _TRIM_EVERY_S:
+            self._trimmed_at = now
+            self._store.trim()
 
     def _publish_due(self, pulse: Pulse) -> float:
         """Dispatch what is due now; returns the seconds until the next run is due."""

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch_worker.agent.attempts import Attempts
 from launch_worker.agent.capacity import Capacity
@@ -36,6 +36,14 @@ log = logging.getLogger("launch_worker.agent")
 #: What a worker may say that it does, as W&B names it.
 AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED = "POLLING", "RUNNING", "KILLED"
 STATUSES = (AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED)
+
+
+class _Said(NamedTuple):
+    """What a heartbeat says of its worker."""
+
+    description: dict[str, Any]
+    queues: list[str]
+    free: FreeCapacity | None
 
 
 class Registration:
@@ -88,6 +96,11 @@ class Registration:
         #: Status of the agent, one of `STATUSES`.
         self.status = AGENT_POLLING
         self._is_listed = False
+        #: What Redis was told last, and the boot time (seconds) at which; None where that is not known.
+        self._said: _Said | None = None
+        self._said_at = 0.0
+        #: Slots that had ever been taken by then: since a claim Redis may have another number of free ones.
+        self._taken_before = 0
         #: Lock without which a heartbeat on its way would list dropped queues again.
         self._listing = threading.Lock()
         self._has_looked_for_twins = False
@@ -109,6 +122,7 @@ class Registration:
             dropped = [name for name in self._selected if name not in queues]
             self._selected = list(queues)
             self._enforcement.note_news()
+            self._said = None
             if dropped:
                 with contextlib.suppress(BrokerUnavailableError):
                     self._store.forget_consumer(self._identity.owner, dropped)
@@ -117,6 +131,8 @@ class Registration:
     def note_queue(self, queue: str) -> None:
         """Look, at the next heartbeat, what a queue asks of this worker that was made, configured or deleted."""
         if queue in self._selected:
+            # Redis forgets the consumers of a deleted queue.
+            self._said = None
             self._enforcement.note_news()
             self._wake()
 
@@ -164,17 +180,26 @@ class Registration:
         self._is_listed = self._intake.is_open
         attempts = self._held()
         renewed_at = boot_time_s()
+        gone_s = max(settings.lease_s, 3 * settings.heartbeat_s)
         with self._listing:
+            said = _Said(self._description(), self.queues if self._is_listed else [], self.free_capacity())
+            is_news = self._is_news(said, gone_s=gone_s)
+            # What Redis has is not known before it has answered.
+            self._said = None
+            taken = self._attempts.taken
             pulse = self._store.heartbeat(
                 [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
                 owner=identity.owner,
                 worker=identity.worker,
                 lease_s=settings.lease_s,
-                gone_s=max(settings.lease_s, 3 * settings.heartbeat_s),
-                description=self._description(),
-                queues=self.queues if self._is_listed else [],
-                free=self.free_capacity(),
+                gone_s=gone_s,
+                description=said.description if is_news else None,
+                queues=said.queues,
+                free=said.free,
             )
+            if is_news:
+                self._said_at, self._taken_before = renewed_at, taken
+            self._said = said
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._act_on(attempt, answer)
@@ -191,6 +216,13 @@ class Registration:
             self._look_for_twins()
             self._has_looked_for_twins = True
         return pulse
+
+    def _is_news(self, said: _Said, *, gone_s: float) -> bool:
+        """Whether Redis is to be told of the worker again: there is something new, or it would forget it soon."""
+        if said != self._said or self._attempts.active or self._attempts.taken != self._taken_before:
+            return True
+        # Two more heartbeats have their time before the worker counts as gone.
+        return boot_time_s() - self._said_at + 2 * self._settings.heartbeat_s >= gone_s
 
     def end(self) -> None:
         """Have Redis forget the worker. Raises BrokerUnavailableError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar
 
@@ -88,7 +88,7 @@ class Channel(kombu_redis.Channel):
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "strict_order")  # type: ignore[assignment]
 
     #: Queues that are consumed, and that the worker waits for itself (`queue_wait`).
-    waited: ClassVar[Collection[str]] = ()
+    waited: ClassVar[frozenset[str]] = frozenset()
     #: Whether the agent's queues are served in their order, each with all its priorities before the next one's; else
     #: they take turns.
     strict_order = False
@@ -97,6 +97,10 @@ class Channel(kombu_redis.Channel):
     def active_queues(self) -> list[str]:
         """The queues that kombu waits for."""
         return [name for name in super().active_queues if name not in Channel.waited]
+
+    def note_waited(self) -> None:
+        """Have the turns of the queues begin anew: others are waited for than before."""
+        self._update_queue_cycle()  # type: ignore[no-untyped-call]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for all priorities of a queue before the next queue; kombu asks for a priority of all queues first."""

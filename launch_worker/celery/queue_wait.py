@@ -29,7 +29,7 @@ log = logging.getLogger("launch_worker.queues")
 
 #: Seconds after which the wait asks Redis again. Of a machine that vanished, Redis serves the wait for so long: one
 #: element may be lost to it, and its run is published again by a pass.
-_ASK_AGAIN_S = 5.0
+_ASK_AGAIN_S = 10.0
 #: Seconds between two looks, while Redis is away, whether the wait is still wanted.
 _TURN_S = 0.5
 #: Seconds for which the end of a worker waits for the wait's.

@@ -88,7 +88,11 @@ class LaunchWorker:
 
     def share_queues(self) -> None:
         """Tell kombu for which of the consumed queues this worker waits itself."""
-        Channel.waited = frozenset(app.amqp.queues.consume_from) if self.waits_itself else ()
+        waited = frozenset(app.amqp.queues.consume_from) if self.waits_itself else frozenset()
+        if waited != Channel.waited:
+            Channel.waited = waited
+            if self.consumer.task_consumer is not None:
+                self.consumer.task_consumer.channel.note_waited()
 
     @property
     def is_rate_limited(self) -> bool:

@@ -51,14 +51,17 @@ class Workers(Server):
         worker: str,
         lease_s: float,
         gone_s: float,
-        description: dict[str, Any],
+        description: dict[str, Any] | None,
         queues: Sequence[str],
         free: FreeCapacity | None = None,
     ) -> Pulse:
         """Renew the leases of all (run id, token, attempt), and the worker's registration, in one round trip.
 
-        A worker with `free` capacity is given parked runs that it has room for.
+        A worker with `free` capacity is given parked runs that it has room for. `description` is None for a worker
+        without runs that has nothing new to say: its registration is not renewed.
         """
+        if description is None:
+            queues = ()
         flat = [part for run in runs for part in run]
         shown = free.to_json() if free is not None else ""
         head = (
@@ -66,7 +69,7 @@ class Workers(Server):
             worker,
             as_us(lease_s),
             as_us(gone_s),
-            json.dumps(description),
+            "" if description is None else json.dumps(description),
             shown,
             len(queues),
             *queues,

@@ -1,7 +1,8 @@
 -- Renews the leases of one worker's runs in one call; Crashed -> Running for an attempt that was not superseded.
 -- Then gives the worker parked runs for which it has room.
--- ARGV: owner, worker, lease_us, gone_us, description, capacity ('' while the worker takes nothing), number of queues,
---   queue…, then id, token, attempt for each run
+-- ARGV: owner, worker, lease_us, gone_us, description ('' for a worker without runs that has nothing new to say: then its
+--   queues are left out), capacity ('' while the worker takes nothing), number of queues, queue…, then id, token, attempt
+--   for each run
 -- Returns {the time, age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
 --   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended |
 --   unknown (Redis has lost the record)
@@ -11,14 +12,34 @@ local FIRST_RUN = FIRST_QUEUE + tonumber(queues)
 lease_us, gone_us, capacity = tonumber(lease_us), tonumber(gone_us), capacity_of(capacity)
 local now = now_us()
 local gone, gone_ms = int(now + gone_us), math.floor(gone_us / 1000)
-local before = is_followed() and redis.pcall('GET', 'launch:worker:' .. owner)
-redis.call('SET', 'launch:worker:' .. owner, description, 'PX', gone_ms)
-local has_appeared = redis.call('ZADD', 'launch:workers', gone, owner) == 1
-if is_followed() then tell_worker(owner, worker, has_appeared, before, description, now) end
+local is_said = description ~= ''
+if is_said then
+  local before = is_followed() and redis.pcall('GET', 'launch:worker:' .. owner)
+  redis.call('SET', 'launch:worker:' .. owner, description, 'PX', gone_ms)
+  local has_appeared = redis.call('ZADD', 'launch:workers', gone, owner) == 1
+  if is_followed() then tell_worker(owner, worker, has_appeared, before, description, now) end
+end
 for index = FIRST_QUEUE, FIRST_RUN - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
+-- Whether nothing is due and no run is parked that this worker might take. Each heartbeat of each worker asks this, and
+-- mostly nothing is: one command in place of one for each question.
+local function is_nothing_to_do()
+  local keys = {'launch:settle', 'launch:due', 'launch:expiring', 'launch:schedules', 'launch:collecting:' .. owner}
+  if capacity then
+    -- Lua passes on some thousand values at once, no more.
+    if #capacity.queues > 1000 then return false end
+    for _, queue in ipairs(capacity.queues) do
+      keys[#keys + 1] = 'launch:groups:' .. queue
+      keys[#keys + 1] = 'launch:shapes:' .. queue
+    end
+    for version = 2, at_most(capacity.version, 100) do keys[#keys + 1] = 'launch:parked:version:' .. version end
+  end
+  return redis.call('EXISTS', unpack(keys)) == 0
+end
+
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
-local answers = {now, now - passed, next_due(now, capacity and capacity.prefetch_us or 0)}
+local is_idle = is_nothing_to_do()
+local answers = {now, now - passed, is_idle and '0' or next_due(now, capacity and capacity.prefetch_us or 0)}
 local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting', 'held')
   local state, answer = run[1], 'superseded'
@@ -96,16 +117,19 @@ if capacity then
   if capacity.before_us > 0 then
     more[5], more[6] = 'by_hand', '1'
   end
-  keep_free(owner, capacity, gone_ms, more)
-  redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
+  if is_said then keep_free(owner, capacity, gone_ms, more) end
   if capacity.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
     -- The worker has been busy for a while: other workers may take the runs that were given to it.
     relieve(owner, now, 50)
   end
-  local fine, problem = pcall(function()
-    offer_newer(capacity)
-    offer(capacity, now)
-  end)
+  local fine, problem = true, ''
+  if not is_idle then
+    redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
+    fine, problem = pcall(function()
+      offer_newer(capacity)
+      offer(capacity, now)
+    end)
+  end
   if not fine then keep_aside('', 'runs could not be given to worker ' .. worker .. ': ' .. tostring(problem)) end
 end
 return answers

@@ -46,6 +46,10 @@ class Client:
     def close(self) -> None:
         self._transport.close()
 
+    def trim(self) -> None:
+        """Close connections that no call has needed since the last trim."""
+        self._redis_py.trim()
+
     @cached_property
     def acl_user(self) -> str:
         """The user by whom this client logs in to Redis; '' for the usual one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from launch_worker.errors import LaunchError
 from launch_worker.store.causes import explained
 from launch_worker.store.redis.library import is_not_ready
 from launch_worker.store.redis.transport import NotReady
+
+#: Number of idle connections that are kept whatever was needed.
+_LEAST_IDLE = 2
 
 
 class RedisPy:
@@ -30,6 +34,8 @@ class RedisPy:
         self._pool: Any = client.connection_pool
         #: Connections on which every answer was read.
         self._idle: deque[Any] = deque()
+        #: Number of idle connections that no call has needed since the last `trim`.
+        self._unneeded = 0
         self._pid = os.getpid()
 
     def call(self, *words: Any) -> Any:
@@ -87,11 +93,23 @@ class RedisPy:
         try:
             connection = self._idle.pop()
         except IndexError:
+            self._unneeded = 0
             return None
+        self._unneeded = min(self._unneeded, len(self._idle))
         if _is_stale(connection):
             connection.disconnect()
             return None
         return connection
+
+    def trim(self) -> None:
+        """Close the connections that no call has needed since the last trim, but two; a burst of calls leaves many."""
+        for _ in range(self._unneeded - _LEAST_IDLE):
+            with contextlib.suppress(IndexError):
+                # The oldest: calls take the newest.
+                self._idle.popleft().disconnect()
+        self._unneeded = len(self._idle)
+        # Of those that redis-py itself keeps, none is needed often.
+        self._pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         while self._idle:
