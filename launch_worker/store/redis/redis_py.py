@@ -103,7 +103,7 @@ class RedisPy:
 
     def trim(self) -> None:
         """Close the connections that no call has needed since the last trim, but two; a burst of calls leaves many."""
-        for _ in range(self._unneeded - _LEAST_IDLE):
+        for _ in range(min(self._unneeded, len(self._idle) - _LEAST_IDLE)):
             with contextlib.suppress(IndexError):
                 # The oldest: calls take the newest.
                 self._idle.popleft().disconnect()

@@ -41,7 +41,9 @@ ROUND_TRIPS_IN_TURN = 3
 #: More for a run that lasts: started.
 OF_LASTING = 1
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 14, "claim": 20, "started": 2, "finish": 20, "heartbeat": 12}
+IN_SCRIPTS = {"submit": 14, "claim": 20, "started": 2, "finish": 20, "heartbeat": 9}
+#: Commands that the heartbeat of a worker gives which has no runs and nothing new to say.
+IN_IDLE_HEARTBEAT = 3
 #: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
 OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 1}
 #: More for a run of a group: two counts at a claim and an end each, and a look at all counts where no other run is
@@ -267,6 +269,16 @@ def test_a_heartbeat_renews_all_runs_in_one_round_trip(store: Store, counter: Co
         store.heartbeat(runs, owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"])
     assert counter.trips == 1
     assert sum(counter.by_name().values()) <= 100 * IN_RENEWAL + IN_SCRIPTS["heartbeat"]
+
+
+def test_an_idle_worker_without_news_gives_few_commands(store: Store, counter: Counter) -> None:
+    enlist(store, "w", "default")
+    descriptions: tuple[dict[str, Any] | None, ...] = ({}, None, None)
+    for description in descriptions:
+        counter.restart()
+        who: dict[str, Any] = {"owner": "w", "worker": "w", "lease_s": 30, "gone_s": 30}
+        store.heartbeat([], description=description, queues=["default"], free=FREE, **who)
+    assert total(counter) <= IN_IDLE_HEARTBEAT
 
 
 def test_a_run_takes_few_bytes(store: Store, redis_client: Any) -> None:

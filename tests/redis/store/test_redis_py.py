@@ -18,6 +18,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.arrows import enlist_for
 from tests.support.redis_client import redis_of
 
@@ -36,6 +37,30 @@ def test_a_connection_is_used_again_and_again(store: Store, redis_client: Any) -
     for _ in range(20):
         store.put_back("none", 1)
     assert redis_client.info("stats")["total_connections_received"] == before
+
+
+def test_connections_that_a_burst_has_left_are_closed_and_those_that_are_needed_stay(store: Store) -> None:
+    with redis_of(store.url) as client:
+        store.close()
+        before = client.info("clients")["connected_clients"]
+        answers = []
+        for _ in range(6):
+            store.put_back("none", 1)
+            # Until its answer is read the connection is in use.
+            answers.append(store.send_claim("none", 1, nonce="n", owner="w", worker="w", host="h", lease_s=30.0))
+        for answer in answers:
+            assert answer is not None
+            answer()
+        store.trim()
+        assert client.info("clients")["connected_clients"] >= before + 6, "all were needed since the last trim"
+        store.put_back("none", 1)
+        store.trim()
+        wait_until(lambda: client.info("clients")["connected_clients"] == before + 2)
+        made = client.info("stats")["total_connections_received"]
+        for _ in range(3):
+            store.put_back("none", 1)
+            store.trim()
+        assert client.info("stats")["total_connections_received"] == made
 
 
 def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, redis_client: Any) -> None:
