@@ -177,7 +177,7 @@ def parts() -> Picture:
     picture.group(Area(20, 322, 900, 490), "a worker's machine")
     picture.box(Area(40, 344, 860, 118), "worker process: celery -A launch_worker worker", holds=True)
     picture.box(
-        Area(54, 378, 250, 70), "Celery's loop", ["takes messages; gives each to", "a slot, a thread of its pool"]
+        Area(54, 378, 250, 70), "Celery's pool and loop", ["a free slot takes a message;", "the loop has remote control"]
     )
     picture.box(
         Area(420, 378, 466, 70),
@@ -255,8 +255,8 @@ JOURNEY = (
     (
         "A worker takes it",
         (
-            Step("celery/broker", ("takes a message from", "a queue's list")),
-            Step("celery/request", ("gives the run's id to a", "slot of the pool")),
+            Step("celery/queue_wait", ("a free slot takes a", "message from a list")),
+            Step("celery/request", ("sends the claim, and", "shows the run to Celery")),
             Step("agent/claims", ("takes a slot, and holds", "the devices of the run")),
             Step("store/attempts", ("claim.lua: Running,", "a token, a lease")),
         ),
