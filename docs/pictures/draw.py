@@ -177,7 +177,9 @@ def parts() -> Picture:
     picture.group(Area(20, 322, 900, 490), "a worker's machine")
     picture.box(Area(40, 344, 860, 118), "worker process: celery -A launch_worker worker", holds=True)
     picture.box(
-        Area(54, 378, 250, 70), "Celery's pool and loop", ["a free slot takes a message;", "the loop has remote control"]
+        Area(54, 378, 250, 70),
+        "Celery's pool and loop",
+        ["a free slot takes a message;", "the loop has all else"],
     )
     picture.box(
         Area(420, 378, 466, 70),
