@@ -40,6 +40,7 @@ from launch_worker.api.client import Api
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
+from launch_worker.runners.process.hidden import Hidden
 from launch_worker.runners.process.layers import Layers
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -192,7 +193,7 @@ def _share(
         intake=intake,
         enforcement=Enforcement(
             store=api.store,
-            layers=Layers(settings.work_dir, bwrap=settings.bwrap),
+            layers=Layers(settings.work_dir, bwrap=settings.bwrap, hidden=Hidden.of(settings, os.environ)),
             wake=wake.set,
             starts_root=os.geteuid() != 0 or settings.allow_root,
         ),

@@ -198,7 +198,8 @@ class AttemptFolder:
     def make_work(self) -> str:
         """Make the working folder of a job that asked for none; returns its path. Raises OSError."""
         path = f"{self.root}/{WORK}"
-        os.mkdir(path)
+        # The job's group may be others' too, as `users` is.
+        os.mkdir(path, 0o700)
         self.give(path)
         self._has_work = True
         return path

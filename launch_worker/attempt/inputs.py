@@ -58,7 +58,7 @@ def fetch_inputs(attempt: Attempt, context: WorkerContext, patience: Patience) -
             f"the inputs of the run do not go together: {error}; give another DEST to one of them"
         ) from None
     folder = attempt.folder.path / INPUTS
-    _ask(patience, lambda: fetch_folder(stored, files, folder, links=links, check=patience.check))
+    _ask(patience, lambda: fetch_folder(stored, files, folder, links=links, mode=0o700, check=patience.check))
     return folder
 
 

@@ -6,16 +6,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
-from launch_worker.attempt.environment import OF_LOGIN, container_environment, in_environment, job_environment
-from launch_worker.attempt.folder import CHECKPOINT, WORK
+from launch_worker.attempt.confining import confinement_of, worker_env_of
+from launch_worker.attempt.environment import container_environment, in_environment, job_environment
+from launch_worker.attempt.folder import CHECKPOINT
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.kept_folders import OUTPUTS, keeper_of_container, kept_folders
 from launch_worker.attempt.restore import RESUMED, keeper_of
@@ -23,7 +23,7 @@ from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.clock import boot_time_s
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
-from launch_worker.config_folder import config_folder, sealing_key_folder
+from launch_worker.config_folder import sealing_key_folder
 from launch_worker.errors import InputError, UnenforcedError
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.model.inputs import INPUTS
@@ -31,7 +31,7 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.signals import number_of
 from launch_worker.model.spec import RunSpec
-from launch_worker.queues.confinement import Demands, Limits
+from launch_worker.queues.confinement import Demands
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.queues.read import queue_of
@@ -39,16 +39,12 @@ from launch_worker.runners.job import TERM_ALL, Ending, Job
 from launch_worker.runners.output import OutputWriter
 from launch_worker.runners.process.accounts import find_account
 from launch_worker.runners.process.confinement import Confinement
-from launch_worker.runners.talk_folder import TALK
-from launch_worker.settings import Settings
 
 #: What a run is told that asks for checkpoints where they are not kept.
 NO_PLACE = (
     "checkpoints are kept where LAUNCH_OUTPUT_URL says, and this worker has none; set it in the worker's environment "
     "(file:///shared/outputs, s3://bucket/outputs), or submit without --checkpoint-every"
 )
-#: Folders of an attempt in which a job in a sandbox may write.
-_OWN = (TALK, WORK, "code", OUTPUTS, INPUTS, CHECKPOINT)
 #: Folders of a container in which a job leaves something, by the variables that name them.
 _LEFT = {"LAUNCH_OUTPUT_DIR": OUTPUTS, "LAUNCH_CHECKPOINT_DIR": CHECKPOINT}
 #: Starts the job with the folder of its fetched code; None for a run that brings no code.
@@ -216,7 +212,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
     env = job_environment(
         record,
         spec,
-        worker_env=_worker_env(attempt),
+        worker_env=worker_env_of(attempt),
         settings=context.settings,
         config_path=config_path,
     )
@@ -225,7 +221,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
     env |= _checkpoints(attempt, context)
 
     def start(code: Path | None) -> Job:
-        confinement = _confinement(attempt, context, demands) if demands else None
+        confinement = confinement_of(attempt, context, demands) if demands else None
         return context.runner.start(
             spec.command,
             key=attempt.key,
@@ -246,61 +242,6 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience, deman
         )
 
     return start
-
-
-def _worker_env(attempt: Attempt) -> Mapping[str, str]:
-    """The environment of which a process gets a part: the worker's, with the login of the job's account."""
-    if attempt.account is None:
-        return os.environ
-    env = {name: value for name, value in os.environ.items() if name not in OF_LOGIN}
-    return env | attempt.account.variables
-
-
-def _confinement(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
-    """How the job's processes are confined, as its queue asks."""
-    root, account = os.path.realpath(attempt.folder.root), attempt.account
-    return Confinement(
-        demands.sandbox,
-        context.layers.bubblewrap(demands.sandbox, account) if demands.sandbox else "",
-        account,
-        _limits(attempt, demands),
-        # To what the account may not come bubblewrap, which is started as the account, cannot come either.
-        hidden=tuple(
-            path for path in _hidden(context.settings) if account is None or not account.barred_from(Path(path))
-        ),
-        # What it may not write is in the folder too: how it ended, whose it is.
-        readable=tuple(filter(None, (root, attempt.environment))),
-        own=tuple(f"{root}/{name}" for name in _OWN),
-        writable=demands.writable,
-        gpus=attempt.record.gpus,
-    )
-
-
-def _hidden(settings: Settings) -> Iterator[str]:
-    """What a job in a sandbox must not see: its worker's folder, keys and sockets, stores of others' files."""
-    yield os.path.realpath(settings.work_dir)
-    for place in (settings.sealing_keys, settings.signing_key, config_folder(os.environ)):
-        if place is not None and place.exists():
-            yield os.path.realpath(place)
-    for url in (settings.log_url, settings.output_url, settings.upload_url):
-        if url.startswith("file://"):
-            yield os.path.realpath(unquote(urlsplit(url).path))
-    for name in ("DOCKER_HOST", "SSH_AUTH_SOCK"):
-        path = os.environ.get(name, "").removeprefix("unix://")
-        if path.startswith("/"):
-            yield os.path.realpath(path)
-
-
-def _limits(attempt: Attempt, demands: Demands) -> Limits:
-    """The limits of the queue, where it has some, and within them what the run asked for itself."""
-    if not demands.limits:
-        return demands.limits
-    needs, limits = parse_needs(attempt.record.needs), demands.limits
-    return replace(
-        limits,
-        memory=min(filter(None, (needs.memory, limits.memory)), default=0),
-        millicores=min(filter(None, (needs.millicores, limits.millicores)), default=0),
-    )
 
 
 def ending_of(spec: RunSpec) -> Ending:

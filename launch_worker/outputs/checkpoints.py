@@ -96,7 +96,7 @@ def restore(
     stored: StoredOutputs, manifest: Manifest, folder: Path, *, check: Callable[[], None] = lambda: None
 ) -> None:
     """Make the folder, which is empty, as it was: verified, whole or not at all. Raises LaunchError, OSError."""
-    fetch_folder(stored, manifest.files, folder, links=manifest.links, check=check)
+    fetch_folder(stored, manifest.files, folder, links=manifest.links, mode=0o700, check=check)
 
 
 def delete_superseded(

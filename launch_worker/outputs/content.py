@@ -464,18 +464,19 @@ def fetch_folder(
     folder: Path,
     *,
     links: Collection[Link] = (),
+    mode: int = 0o777,
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Make a folder with these files and links, whole or not at all. It must not be there yet, or be empty.
 
-    Raises InputError, DamagedError, LaunchError, OSError.
+    `mode` is the folder's, less the umask. Raises InputError, DamagedError, LaunchError, OSError.
     """
     _check_paths(files, links)
     with contextlib.suppress(FileNotFoundError):
         if os.listdir(folder):
             raise InputError(f"{folder} is not empty; name another folder")
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-    os.mkdir(partial)
+    os.mkdir(partial, mode)
     try:
         paths = [*(file.path for file in files), *(link.path for link in links)]
         for parent in sorted({path.rpartition("/")[0] for path in paths}):

@@ -116,6 +116,10 @@ ATTACKS = {
     "a neighbour's talk is written": planting("F3", "$RUN/talk/planted", *ONE_USER),
     "a neighbour's end is forged": planting("F6", "$RUN/report.json.forged", *ONE_USER),
     "the worker's folder is written": planting("F6", "$WORK/workers/planted", *ONE_USER),
+    # Landlock does not keep anybody from changing modes, times and attributes.
+    "the worker's folder is closed to its worker": Attack(
+        "F6", "chmod 700 $WORK/workers && echo GOT", under(*ONE_USER, "landlock")
+    ),
     # By a loader that reads these before its program begins. LD_PRELOAD would have it load a file of the job's code.
     "the loader of its program acts outside of its job": Attack(
         "F20",
@@ -139,8 +143,9 @@ ATTACKS = {
         """$PYTHON -I -S -c '
 import glob, os, socket
 os.chdir(glob.glob(os.environ["WORK"] + "/workers/*")[0])
-s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(1); s.connect("guard.sock")
-print("GOT" if s.recv(10) else "closed")' || true""",
+s = socket.socket(socket.AF_UNIX); s.settimeout(1); s.connect("guard.sock")
+s.sendall(b"{\\"do\\": \\"take\\", \\"protocol\\": 1}\\n")
+print("GOT" if b"taken" in s.recv(1000) else "closed")' || true""",
     ),
     "a file in /tmp is seen by others": planting(
         "F18", f"/tmp/launch-security-{os.getpid()}", *ONE_USER, "landlock", "run_as"

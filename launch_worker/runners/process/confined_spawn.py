@@ -20,6 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from launch_worker.runners.process.control_groups import Group
 from launch_worker.runners.process.landlock import Rules, restrict
+from launch_worker.runners.process.own_process import drop_capabilities, leave_keyring
 from launch_worker.runners.process.spawn import candidates, no_input
 
 #: Number of the system call `clone3`, the same on all machines, and its flag for the group of the new process.
@@ -29,8 +30,6 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITIES = range(64)
-#: Version of the arguments of `capset`.
-_CAPABILITY_VERSION = 0x20080522
 #: Signals that Python ignores for itself; the others have their usual meaning again after an exec.
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 _WORDS = 4000
@@ -151,11 +150,14 @@ def _become(
         for number in _IGNORED:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        leave_keyring()
         if landlock is not None:
             restrict(landlock)
         if user is not None:
             with telling_of("its account could not be taken on"):
                 _change_user(user)
+        elif landlock is not None:
+            drop_capabilities()
         os.chdir(cwd)
         _execute(argv, env)
     except OSError as error:
@@ -195,8 +197,7 @@ def _change_user(user: User) -> None:
     os.setgroups(list(user.groups))
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-    if libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    drop_capabilities()
 
 
 @contextlib.contextmanager

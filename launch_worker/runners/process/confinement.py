@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ class Confinement:
     #: Account of the processes; None for the worker's own.
     account: Account | None = None
     limits: Limits = NO_LIMITS
-    #: Folders and sockets of which a job in a sandbox sees nothing but what is named below.
+    #: Folders and sockets of which a job in a sandbox sees nothing but what is named below. No path has links in it.
     hidden: tuple[str, ...] = ()
     #: Folders that it can read though they are hidden.
     readable: tuple[str, ...] = ()
@@ -89,13 +90,18 @@ class Confinement:
 
     def why_not_in(self, cwd: str) -> str:
         """Why a job may not work in this folder, as a sentence; '' where it may."""
-        if not self.sandbox or _is_in(cwd, (*self.own, *self.readable)):
+        if not self.sandbox:
             return ""
-        if _is_in(cwd, self.hidden):
+        # The other paths have no links in them, but for those that an admin has named.
+        real = os.path.realpath(cwd)
+        if _is_in(real, (*self.own, *self.readable)):
+            return ""
+        if _is_in(real, self.hidden):
             return f"working directory {cwd!r} is hidden from jobs in a sandbox"
         # To show one of these would show what is hidden with them: sockets of services, what others keep there.
-        is_replaced = self.bubblewrap and _is_in(cwd, OWN_FOLDERS) and os.path.realpath(cwd) not in OWN_FOLDERS
-        if is_replaced and not _is_in(cwd, self.writable):
+        own = _own_folders()
+        is_replaced = self.bubblewrap and _is_in(real, own) and real not in own
+        if is_replaced and not _is_in(real, [os.path.realpath(folder) for folder in self.writable]):
             return (
                 f"working directory {cwd!r} is not there for jobs in a sandbox, which have their own "
                 f"{', '.join(OWN_FOLDERS)}; use another folder, or ask an admin: launch-worker queues set QUEUE "
@@ -149,7 +155,12 @@ class Confinement:
 
 def _is_in(path: str, folders: Sequence[str]) -> bool:
     """Whether a path is one of the folders, or lies in one."""
-    return any(f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/") for folder in folders)
+    return any(f"{path}/".startswith(f"{folder}/") for folder in folders)
+
+
+@functools.cache
+def _own_folders() -> tuple[str, ...]:
+    return tuple(map(os.path.realpath, OWN_FOLDERS))
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:

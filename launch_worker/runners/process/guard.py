@@ -32,7 +32,7 @@ from launch_worker.runners.process.handover import hand_over
 from launch_worker.runners.process.job_ends import AFTERMATH_S, JobEnds
 from launch_worker.runners.process.job_reports import JobOutputs, JobReports
 from launch_worker.runners.process.job_table import JobTable
-from launch_worker.runners.process.landlock import Rules
+from launch_worker.runners.process.landlock import Rules, prepare
 from launch_worker.runners.process.own_process import become_subreaper, have_usual_signals, hide_memory
 from launch_worker.runners.process.poller import Poller
 from launch_worker.runners.process.protocol import KNOWS, Order, decode
@@ -260,7 +260,7 @@ class Guard:
                     group = self.jobs.make_group(os.path.basename(folder), confined["limits"])
             with tree.carrying(marked), giving(inside, argv) as command:
                 if confined is None:
-                    pid = spawn(command, env=env, cwd=cwd, output=printing, landlock=landlock)
+                    pid = spawn(command, env=env, cwd=cwd, output=printing, sandboxed=sandboxed, landlock=landlock)
                 else:
                     user = confined["user"] and User(*confined["user"])
                     pid = spawn_confined(
@@ -292,6 +292,8 @@ class Guard:
         else:
             self._reports.started(job)
         self.poller.be_due(job.due())
+        if landlock is not None and confined is None:
+            prepare(landlock)
 
     def _do_adopt(
         self,

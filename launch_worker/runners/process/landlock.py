@@ -10,10 +10,14 @@ import contextlib
 import ctypes
 import functools
 import os
+import select
+import stat
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
+
+from launch_worker.runners.process.own_process import drop_capabilities, leave_keyring
 
 # Numbers of the system calls, the same on all machines.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -60,13 +64,19 @@ def abi() -> int:
     return max(0, int(_syscall()(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
 
 
-def confined(rules: Rules, start: Callable[[], int]) -> int:
-    """Call `start` in a thread that these rules confine; returns what it has. Raises OSError, and what `start` does."""
+def confined(rules: Rules | None, start: Callable[[], int]) -> int:
+    """Call `start` in a thread that these rules confine, with a keyring of its own; returns what it has.
+
+    Raises OSError, and what `start` does.
+    """
     ended: list[int | BaseException] = []
 
     def run() -> None:
         try:
-            restrict(rules)
+            leave_keyring()
+            if rules is not None:
+                _restrict(_taken(rules), rules)
+                drop_capabilities()
             ended.append(start())
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             ended.append(error)
@@ -82,19 +92,98 @@ def confined(rules: Rules, start: Callable[[], int]) -> int:
 
 def restrict(rules: Rules) -> None:
     """Confine this thread, for good. Raises OSError."""
+    _restrict(_make(_Common.of(rules)), rules)
+
+
+def prepare(rules: Rules) -> None:
+    """Make most of a ruleset ahead: that which the next job of the same queue has of it too. Never raises."""
+    global _prepared
+    common = _Common.of(rules)
+    if _prepared is None or _prepared[0] != common:
+        _forget()
+        with contextlib.suppress(OSError):
+            _are_mounts_as_before()
+            _prepared = (common, _make(common))
+
+
+class _Common(NamedTuple):
+    """What the rules of a queue's jobs have in common."""
+
+    hidden: tuple[str, ...]
+    writable: tuple[str, ...]
+    devices: tuple[str, ...]
+    #: Paths that are allowed, beside the ways to hidden folders.
+    beside: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rules: Rules) -> _Common:
+        hidden = tuple(rules["hidden"])
+        writable = (*_TEMPORARY, *(path for path in rules["writable"] if not _is_below(path, hidden)))
+        beside = [*around(hidden), *(one for path in writable for one in around(hidden, path))]
+        return cls(hidden, writable, tuple(rules["devices"]), tuple(beside))
+
+
+#: A ruleset that no job has had, and what it allows.
+_prepared: tuple[_Common, int] | None = None
+
+
+def _forget() -> None:
+    global _prepared
+    if _prepared is not None:
+        os.close(_prepared[1])
+        _prepared = None
+
+
+def _taken(rules: Rules) -> int:
+    """A ruleset with what is common; the prepared one only once, for each job adds its own folders. Raises OSError."""
+    global _prepared
+    common = _Common.of(rules)
+    if _prepared is None or _prepared[0] != common or not _are_mounts_as_before():
+        return _make(common)
+    ruleset, _prepared = _prepared[1], None
+    return ruleset
+
+
+def _are_mounts_as_before() -> bool:
+    """Whether nothing was mounted since the last call: what is mounted on an allowed folder is not allowed with it."""
+    return not _mounts().poll(0)
+
+
+@functools.cache
+def _mounts() -> select.poll:
+    """What tells of each change of the mounts once. Raises OSError."""
+    changes = select.poll()
+    changes.register(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC), select.POLLPRI)
+    return changes
+
+
+def _make(common: _Common) -> int:
+    """Make a ruleset that allows what is common. Raises OSError."""
     attributes = _RULESET.pack(_ALL, 0, _SCOPES)
-    hidden = tuple(rules["hidden"])
     ruleset = _check(_syscall()(_CREATE_RULESET, attributes, len(attributes), 0))
     try:
-        for path, is_folder in around(hidden):
-            _allow(ruleset, path, _READ if is_folder else _READ & _OF_FILES)
+        for path in around(common.hidden):
+            _allow(ruleset, path, _READ, follows=False)
+        for device in (*_DEVICES, *common.devices):
+            _allow(ruleset, device, _ALL)
+        for path in common.writable:
+            for part in around(common.hidden, path):
+                _allow(ruleset, part, _ALL, follows=part == path)
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset
+
+
+def _restrict(ruleset: int, rules: Rules) -> None:
+    """Add what is the job's own to a ruleset, confine this thread by it, and close it. Raises OSError."""
+    hidden = rules["hidden"]
+    try:
         for path in rules["readable"]:
             _allow(ruleset, path, _READ)
-        for device in (*_DEVICES, *rules["devices"]):
-            _allow(ruleset, device, _ALL if os.path.isdir(device) else _OF_FILES)
-        for path in (*_TEMPORARY, *rules["writable"]):
-            for part, is_folder in around(hidden, path):
-                _allow(ruleset, part, _ALL if is_folder else _OF_FILES)
+        for path in rules["writable"]:
+            if _is_below(path, hidden):
+                _allow(ruleset, path, _ALL)
         if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs cannot be set")
         _check(_syscall()(_RESTRICT_SELF, ruleset, 0, 0))
@@ -102,30 +191,40 @@ def restrict(rules: Rules) -> None:
         os.close(ruleset)
 
 
-def around(hidden: tuple[str, ...], top: str = "/") -> Sequence[tuple[str, bool]]:
-    """The paths, and whether each is a folder, that together are all below `top` but for hidden folders.
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for folder in folders)
+
+
+def around(hidden: tuple[str, ...], top: str = "/") -> Sequence[str]:
+    """The paths that together are all below `top` but for hidden folders.
 
     The folders on the way to those are not among them, only what else lies in these.
     """
-    below = tuple(path for path in hidden if path.startswith(f"{top.rstrip('/')}/"))
-    if not below or any(f"{top}/".startswith(f"{path}/") for path in hidden):
-        # What lies in a hidden folder is the job's own, or it would not be asked for.
-        return ((top, os.path.isdir(top)),)
-    way = {top}
-    for path in below:
-        while (path := os.path.dirname(path)) != top:
-            way.add(path)
-    return _beside(below, tuple(sorted(way)), tuple(_changed_at(folder) for folder in sorted(way)))
+    way = _way(hidden, top)
+    return _beside(hidden, way, tuple(map(_changed_at, way))) if way else (top,)
 
 
 @functools.lru_cache(maxsize=64)
-def _beside(hidden: tuple[str, ...], way: tuple[str, ...], changed_at: tuple[int, ...]) -> Sequence[tuple[str, bool]]:
+def _way(hidden: tuple[str, ...], top: str) -> tuple[str, ...]:
+    """The folders from `top` to hidden ones; none where none is below it."""
+    below = [path for path in hidden if path.startswith(f"{top.rstrip('/')}/")]
+    if any(f"{top}/".startswith(f"{path}/") for path in hidden):
+        return ()  # what lies in a hidden folder is the job's own, or it would not be asked for
+    way = {top} if below else set()
+    for path in below:
+        while (path := os.path.dirname(path)) != top:
+            way.add(path)
+    return tuple(sorted(way))
+
+
+@functools.lru_cache(maxsize=64)
+def _beside(hidden: tuple[str, ...], way: tuple[str, ...], changed_at: tuple[int, ...]) -> Sequence[str]:
     """What lies in the folders of the way, but for that and what is hidden; read again after a change of one."""
     found = []
     for folder in way:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             found += [
-                (entry.path, entry.is_dir())
+                entry.path
                 for entry in entries
                 # The target of a link is allowed where it lies.
                 if not entry.is_symlink() and entry.path not in hidden and entry.path not in way
@@ -140,14 +239,20 @@ def _changed_at(folder: str) -> int:
         return 0
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
-    """Allow this for a file, or for all below a folder; nothing where it is not there. Raises OSError."""
+def _allow(ruleset: int, path: str, rights: int, *, follows: bool = True) -> None:
+    """Allow this for a file, or for all below a folder; nothing where it is not there. Raises OSError.
+
+    Without `follows` nothing is allowed for a link: somebody may just have put one in the place of what was listed.
+    """
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follows else os.O_NOFOLLOW))
     except OSError:
         return
     try:
-        _check(_syscall()(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _BENEATH.pack(rights, fd), 0))
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISLNK(mode):
+            of_kind = rights if stat.S_ISDIR(mode) else rights & _OF_FILES
+            _check(_syscall()(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _BENEATH.pack(of_kind, fd), 0))
     finally:
         os.close(fd)
 

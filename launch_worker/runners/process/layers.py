@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from launch_worker.runners.process import child, landlock
 from launch_worker.runners.process.accounts import Account, find_account, why_no_other_user
 from launch_worker.runners.process.child import Bounds
 from launch_worker.runners.process.control_groups import hierarchies, make_group, remove_soon
+from launch_worker.runners.process.hidden import Hidden
 
 #: Seconds that a trial of bubblewrap may take.
 _TRIAL_S = 10.0
@@ -29,9 +30,10 @@ _AGAIN_S = 30.0
 class Layers:
     """What this machine can confine processes by. Thread-safe."""
 
-    def __init__(self, work_dir: Path, *, bwrap: str = "") -> None:
-        """`bwrap`: the program bubblewrap; '' for the one on PATH."""
+    def __init__(self, work_dir: Path, *, bwrap: str = "", hidden: Hidden | None = None) -> None:
+        """`bwrap`: the program bubblewrap; '' for the one on PATH. `hidden`: `work_dir` and what else is."""
         self._work_dir = work_dir
+        self.hidden = hidden or Hidden((os.path.realpath(work_dir),))
         self._named = bwrap
         #: Monotonic time until which the answer holds, and the answer, by what was asked for.
         self._accounts: dict[Demands, tuple[float, str]] = {}
@@ -44,7 +46,9 @@ class Layers:
     def why_not(self, demands: Demands) -> str:
         """Why this machine cannot confine a queue's processes so, as a clause; '' where it can."""
         whys = []
-        if demands.sandbox and (why := self._why_movable(demands.writable)):
+        if demands.sandbox:
+            self.hidden.make()
+        if demands.sandbox and (why := self.hidden.why_not_beside(demands.writable)):
             whys.append(why)
         elif demands.sandbox and not demands.run_as:
             whys.append(self._why_no_sandbox(demands.sandbox))
@@ -77,15 +81,6 @@ class Layers:
     @cached_property
     def _has_landlock(self) -> bool:
         return landlock.abi() >= landlock.LEAST_ABI
-
-    def _why_movable(self, writable: Sequence[str]) -> str:
-        """Why jobs that may write in these folders could move LAUNCH_WORK_DIR away, as a clause; '' where none can."""
-        parent = os.path.dirname(os.path.realpath(self._work_dir))
-        for folder in writable:
-            # In the folder itself it is a mount of the sandbox, which nobody there can move.
-            if parent.startswith(f"{os.path.realpath(folder)}/"):
-                return f"jobs could move the folder in {folder}, writable for them, in which LAUNCH_WORK_DIR is"
-        return ""
 
     def _why_no_sandbox(self, sandbox: str, account: Account | None = None) -> str:
         why = self._why_not_by_bubblewrap(sandbox, account)

@@ -29,11 +29,14 @@ _HARMLESS = frozenset(
 def giving(inside: Mapping[str, str] | None, argv: list[str]) -> Iterator[list[str]]:
     """The command of bubblewrap with the variables of its program; the command itself where those are None.
 
-    bubblewrap reads them from a descriptor, which it closes: nobody sees them on its command line.
+    bubblewrap reads them from a descriptor, which it closes: nobody sees them on its command line. Raises ValueError
+    for a NUL byte, behind which it would read options of its own.
     """
     if inside is None:
         yield argv
         return
+    if any("\0" in text for variable in inside.items() for text in variable):
+        raise ValueError("embedded null byte")
     words = "".join(f"--setenv\0{name}\0{value}\0" for name, value in inside.items())
     fd = os.memfd_create("inside", 0)
     try:

@@ -22,14 +22,23 @@ _FORMATS = "/proc/sys/fs/binfmt_misc"
 _HOME = "/"
 
 
-def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int, landlock: Rules | None = None) -> int:
+def spawn(
+    argv: list[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    output: int,
+    sandboxed: bool = False,
+    landlock: Rules | None = None,
+) -> int:
     """Start a process in a session of its own, without input, both outputs in one descriptor; its pid.
 
-    The program is searched in the PATH of `env`. `landlock`: what the process may reach. Raises OSError, ValueError.
+    The program is searched in the PATH of `env`. `landlock`: what the process may reach; `sandboxed`: whether it makes
+    a sandbox itself. Raises OSError, ValueError.
     """
     try:
         os.chdir(cwd)
-        if landlock is not None:
+        if sandboxed or landlock is not None:
             no_input()
             return confined(landlock, lambda: _start(argv, env, output))
         return _start(argv, env, output)
@@ -66,7 +75,7 @@ def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> N
         path = os.path.join(cwd, candidate)
         if not os.path.exists(path):
             continue
-        if os.path.isdir(path) or not os.access(path, os.X_OK):
+        if not os.path.isfile(path) or not os.access(path, os.X_OK):
             refusal = refusal or PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         elif not _is_program(path):
             refusal = refusal or OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
@@ -78,8 +87,7 @@ def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> N
 def _is_program(path: str) -> bool:
     """Whether the kernel executes the file: a script without a first line for that is none. True where unknown."""
     try:
-        with open(path, "rb") as file:
-            begin = file.read(4)
+        begin = _begin(path)
         # Formats that an admin has named for the kernel, beside its own `register` and `status`.
         is_more = os.path.isdir(_FORMATS) and len(os.listdir(_FORMATS)) > 2
     except OSError:
@@ -90,12 +98,20 @@ def _is_program(path: str) -> bool:
 def _interpreter(path: str) -> str:
     """The interpreter that a script names in its first line; the program itself where it is no script."""
     try:
-        with open(path, "rb") as file:
-            words = file.readline(256)
+        words = _begin(path).partition(b"\n")[0]
     except OSError:
         return path
     named = words[2:].split(maxsplit=1)
     return os.fsdecode(named[0]) if words.startswith(b"#!") and named else path
+
+
+def _begin(path: str) -> bytes:
+    """The first bytes of a file, in whose place a job may put a pipe at any time. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 256)
+    finally:
+        os.close(fd)
 
 
 def candidates(program: str, env: Mapping[str, str], cwd: str = "") -> Iterator[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,58 @@ def test_what_cannot_be_started_is_refused_in_the_words_for_any_job(jobs: Jobs) 
         jobs.start("no-such-program")
 
 
+def test_no_job_has_what_was_allowed_to_the_one_before_it(jobs: Jobs) -> None:
+    for name in ("first", "second", "third"):
+        own = str(jobs.folder / "work" / name)
+        Path(own).mkdir()
+        assert jobs.confinement is not None
+        jobs.confinement = replace(jobs.confinement, readable=(own,), own=(own,))
+        lines = output(
+            jobs, f"for each in first second third; do touch $HERE/work/$each/{name} 2>/dev/null && echo $each; done; :"
+        )
+        assert lines == [name]
+
+
+def test_what_is_mounted_between_two_jobs_is_there_for_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = landlock._make
+
+    def counted(common: landlock._Common) -> int:
+        made.append(1)
+        return make(common)
+
+    monkeypatch.setattr(landlock, "_make", counted)
+    rules = landlock.Rules(hidden=[], readable=[], writable=[], devices=[])
+    landlock.prepare(rules)
+    os.close(landlock._taken(rules))
+    assert len(made) == 1
+    landlock.prepare(rules)
+    monkeypatch.setattr(landlock, "_are_mounts_as_before", lambda: False)
+    os.close(landlock._taken(rules))
+    assert len(made) == 3
+    landlock._forget()
+
+
+def test_a_link_in_the_place_of_what_was_listed_leads_nowhere(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs.confinement is not None
+    [hidden] = jobs.confinement.hidden
+    (jobs.folder / "beside").symlink_to(hidden)
+    rules = landlock.Rules(hidden=[hidden], readable=[], writable=[], devices=[])
+    monkeypatch.setattr(landlock, "around", lambda hidden, top="/": ["/usr", "/lib", "/lib64", f"{jobs.folder}/beside"])
+
+    def read() -> int:
+        try:
+            return len(Path(hidden, "other", "output").read_text())
+        except PermissionError:
+            return 0
+
+    assert landlock.confined(rules, read) == 0
+
+
+def test_it_has_no_capability(jobs: Jobs) -> None:
+    assert output(jobs, "grep -E 'Cap(Eff|Prm)' /proc/self/status | cut -f 2") == ["0000000000000000"] * 2
+
+
 def test_what_lies_around_hidden_folders_is_named_and_no_link_leads_back(tmp_path: Path) -> None:
     for name in ("a/b/hidden/in", "a/b/beside", "a/c", "d"):
         (tmp_path / name).mkdir(parents=True)
@@ -123,7 +176,7 @@ def test_what_lies_around_hidden_folders_is_named_and_no_link_leads_back(tmp_pat
     hidden = (f"{tmp_path}/a/b/hidden",)
 
     def around(top: str) -> list[str]:
-        return sorted(path for path, is_folder in landlock.around(hidden, top) if is_folder)
+        return sorted(path for path in landlock.around(hidden, top) if os.path.isdir(path))
 
     assert around(str(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a/b/beside", "a/c", "d")]
     # A job's own folder lies in a hidden one.
