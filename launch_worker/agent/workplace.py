@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Sequence
@@ -33,6 +34,14 @@ log = logging.getLogger("launch_worker.agent")
 
 #: Seconds that a worker waits at its start for room on a full disk; it ends then, and its supervisor starts it again.
 _ROOM_PATIENCE_S = 20.0
+
+
+#: What to do where the folder cannot be used, by the error.
+_ADVICE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or, with a hundred workers of one user on this machine, "
+    "that of inotify: sysctl fs.inotify.max_user_instances",
+    errno.ENOSPC: "make room on that disk",
+}
 
 
 class Workplace:
@@ -85,9 +94,8 @@ class Workplace:
         try:
             return self._open()
         except OSError as error:
-            raise LaunchError(
-                f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
-            ) from None
+            advice = _ADVICE.get(error.errno or 0, "set it to a folder it may write to")
+            raise LaunchError(f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; {advice}") from None
 
     def _open(self) -> list[WorkerFolder]:
         settings, identity = self._settings, self._identity

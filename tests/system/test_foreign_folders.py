@@ -141,3 +141,13 @@ main()
     )
     assert done.returncode != 0
     assert "this user has no home, so there is no place for the worker's files; set LAUNCH_WORK_DIR" in done.stderr
+
+
+def test_a_user_whose_inotify_instances_are_used_up_is_told_the_limit(cluster: Cluster) -> None:
+    """Each worker takes one, and a user has 128 of them."""
+    none_left = 'echo 0 >/proc/sys/user/max_inotify_instances; exec "$@"'
+    worker = (*COMMANDS["celery worker"], "-c", "1")
+    result = cluster.run("unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh", *worker)
+    assert result.code != 0
+    assert "fs.inotify.max_user_instances" in result.err
+    assert "Traceback" not in result.err
