@@ -108,7 +108,11 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         queue = str(read_map(text).get("given", {}).get("queue") or DEFAULT_QUEUE)
         refuse_unsigned(queue, self.store.configs_of(queue).queue_config, what="a schedule")
-        self.store.keep_schedule(name, text, next_us, actor=self.actor)
+        if not self.store.add_schedule(name, text, next_us, actor=self.actor):
+            raise InputError(
+                f"there is a schedule {name!r} already; delete it with: launch-worker schedules delete {name}, or name "
+                "this one otherwise"
+            )
         return text, next_us
 
     def pause_schedule(self, name: str, *, paused: bool) -> bool:

@@ -237,11 +237,6 @@ def add_schedule(
         made_at=now,
     )
     next_us = schedule.next_after(now)
-    if transport.schedule(schedule.name) is not None:
-        raise InputError(
-            f"there is a schedule {schedule.name!r} already; delete it with: launch-worker schedules delete "
-            f"{schedule.name}, or name this one otherwise"
-        )
     text, next_us = transport.keep_schedule(schedule.name, schedule.to_json(), next_us)
     return Kept(Schedule.from_json(text), next_us)
 

@@ -83,7 +83,7 @@ class Seen:
         ]
 
     def status(self, status: dict[str, Any]) -> dict[str, Any]:
-        """The object of `status --json`. What is wrong with the installation is told to operators only."""
+        """The object of `status --json`. What is wrong is told to who sees all projects only."""
         if self.is_all:
             return status
         counts = facets(self._shared.database, self._question(None), ("state",))

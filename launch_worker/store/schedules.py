@@ -16,6 +16,10 @@ class Schedules(Client):
         """Keep a schedule (JSON) and its next time; a schedule of that name is replaced."""
         self._call("keep_schedule", name, description, next_us, self.named(actor))
 
+    def add_schedule(self, name: str, description: str, next_us: int, *, actor: str = "") -> bool:
+        """Keep a new schedule. False when there is one of that name, which stays as it is."""
+        return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), "0"))
+
     def change_schedule(self, name: str, description: str, next_us: int, *, actor: str = "") -> bool:
         """Replace a schedule. False when there is none of that name."""
         return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), "1"))

@@ -661,4 +661,33 @@ ROWS: dict[str, Row] = {
             "system/test_url.py::test_a_url_that_one_part_could_not_use_is_refused_by_all_in_the_same_sentence",
         ),
     ),
+    # -- I: people of a server
+    "I1": Row(
+        "a path that leads up, to a button of Celery's page that one may not press",
+        REFUSED,
+        ("redis/server/test_celery_buttons.py::test_a_path_that_leads_up_presses_no_other_button",),
+    ),
+    "I2": Row(
+        "runs of one's own in a group of somebody else, by its id or by a sweep",
+        REFUSED,
+        (
+            "redis/server/test_groups.py::test_nobody_comes_into_an_array_or_a_bulk_submission_of_somebody_else",
+            "redis/server/test_groups.py::test_a_sweep_makes_its_runs_in_no_other_group",
+        ),
+    ),
+    "I3": Row(
+        "a sweep whose sampler takes the memory or the time of who draws",
+        REFUSED,
+        ("unit/sweeps/test_search.py::test_a_sweep_that_takes_too_much_of_who_draws_is_refused_at_once",),
+    ),
+    "I4": Row(
+        "an address of one's choice, behind a proxy that leaves the client's header",
+        REFUSED,
+        ("unit/server/test_fence.py::test_a_client_behind_a_proxy_does_not_choose_its_address",),
+    ),
+    "I5": Row(
+        "a schedule of somebody else, replaced in the instant of its making",
+        REFUSED,
+        ("redis/server/test_things.py::test_of_two_schedules_of_one_name_the_first_stays",),
+    ),
 }

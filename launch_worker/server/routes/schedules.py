@@ -82,8 +82,6 @@ def keep_schedule(
     project = str(wanted.given.get("project") or "")
     asker.check(Act.SUBMIT, project=project)
     _check_name(asker.person, name, project)
-    if transport.schedule(name) is not None:
-        raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
     check_recurring(wanted.given)
     now = transport.now_us()
     whose = {"user": asker.person.name, "user_groups": sorted(asker.person.groups)}

@@ -31,7 +31,7 @@ class Status(BaseModel):
     pools: list[dict[str, Any]]
     workers: list[dict[str, Any]]
     passes: dict[str, float | None] = Field(description="Seconds since each pass of beat last began.")
-    problems: list[dict[str, Any]] = Field(description="What is wrong, for operators; empty for others.")
+    problems: list[dict[str, Any]] = Field(description="What is wrong, for who sees all projects; empty for others.")
 
 
 class Findings(BaseModel):

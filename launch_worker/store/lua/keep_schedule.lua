@@ -1,6 +1,6 @@
 -- Sets a schedule (a recurring submission).  ARGV: name, the schedule (JSON), its next time (us), actor, '1' for one
--- that must be there; '' for schedule and time deletes it.
--- Returns 1, or 0 where there was none to delete or to change.
+-- that must be there, '0' for one that must not; '' for schedule and time deletes it.
+-- Returns 1, or 0 where there was none to delete or to change, or one is in the way.
 local name, text, next_us, actor, must_be_there = unpack(ARGV)
 local now = now_us()
 -- The project of a schedule's runs, for the feed.
@@ -16,7 +16,12 @@ if text == '' then
   if was_there == 1 then add_act('schedule', name, 'deleted', actor, now, nil, nil, project) end
   return was_there
 end
-if must_be_there == '1' and not redis.call('ZSCORE', 'launch:schedules', name) then return 0 end
+if must_be_there then
+  local is_there = redis.call('ZSCORE', 'launch:schedules', name) and '1' or '0'
+  -- A repeated call finds what it has made.
+  local is_made = must_be_there == '0' and is_there == '1' and redis.pcall('GET', 'launch:schedule:' .. name) == text
+  if is_there ~= must_be_there then return is_made and 1 or 0 end
+end
 redis.call('SET', 'launch:schedule:' .. name, text)
 local is_added = redis.call('ZADD', 'launch:schedules', next_us, name) == 1
 redis.call('PUBLISH', 'launch:due', next_us)

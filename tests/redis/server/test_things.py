@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,20 @@ def test_runs_of_a_schedule_have_their_makers_groups(server: TestServer, person:
     [made] = store.runs()
     assert made.user == "insider"
     assert redis_of(store.url).hget(keys.run(made.id), "user_groups") == b"ml"
+
+
+def test_of_two_schedules_of_one_name_the_first_stays(person: As) -> None:
+    # Both see all projects, and choose names as they like.
+    makers = {name: person(name) for name in ("insider", "admin")}
+    wanted = {"cron": "@daily", "given": {"command": ["true"], "project": OPEN}}
+
+    def make(name: str) -> tuple[int, str]:
+        return makers[name].put(f"{V1}/schedules/nightly", json=wanted).status_code, name
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = sorted(threads.map(make, makers))
+    assert [status for status, _ in answers] == [200, 422]
+    assert makers["admin"].get(f"{V1}/schedules/nightly").json()["schedule"]["user"] == answers[0][1]
 
 
 def test_a_schedule_of_a_hidden_project_is_not_there(person: As) -> None:

@@ -41,6 +41,12 @@ def test_entries_of_limits_and_accounts_change_one_by_one() -> None:
 def test_what_belongs_to_a_setting_goes_with_it() -> None:
     assert QueueConfig(run_as="submitter", accounts={"ada": "ada"}).changed(run_as="jobs").accounts == {}
     assert QueueConfig(sandbox="strict", writable=("/data",)).changed(sandbox="none") == QueueConfig()
+    # What is not changed takes nothing along.
+    for config in (
+        QueueConfig(run_as="submitter", accounts={"a": "b"}),
+        QueueConfig(sandbox="strict", writable=("/d",)),
+    ):
+        assert config.changed(sandbox=None, run_as=None, writable=None) == config
 
 
 @pytest.mark.parametrize(
