@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +10,7 @@ from launch_worker.api.redis_connection import TURN_S, RedisConnection
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
 from launch_worker.submission.options import DEFAULT_QUEUE
-from launch_worker.submission.resolve import refuse_unsigned
+from launch_worker.submission.resolve import refuse_unsigned, with_project
 from launch_worker.sweeps.drive import advance
 from launch_worker.untrusted.text import read_map
 
@@ -18,8 +19,11 @@ class RedisSweeps(RedisConnection):
     """The part of the transport for sweeps."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> str:
-        queue = str(read_map(str(fields.get("given", ""))).get("queue") or DEFAULT_QUEUE)
-        refuse_unsigned(queue, self.store.configs_of(queue).queue_config, what="a sweep")
+        given = read_map(str(fields.get("given", "")))
+        queue = str(given.get("queue") or DEFAULT_QUEUE)
+        configs = self.store.configs_of(queue)
+        refuse_unsigned(queue, configs.queue_config, what="a sweep")
+        fields = {**fields, "given": json.dumps(with_project(given, **configs._asdict()))}
         if self.user:
             fields = {**fields, "user": self.user, "user_groups": " ".join(sorted(self.groups))}
         self.store.create_sweep(sweep_id, fields, actor=self.actor)

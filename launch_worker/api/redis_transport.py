@@ -22,10 +22,9 @@ from launch_worker.model.schedule import Schedule
 from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.submission.options import DEFAULT_QUEUE
-from launch_worker.submission.resolve import refuse_unsigned
+from launch_worker.submission.resolve import refuse_unsigned, with_project
 from launch_worker.trust.keys import read_public
 from launch_worker.trust.trusted import TrustedKey, check_key_name
-from launch_worker.untrusted.text import read_map
 
 
 class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSweeps):
@@ -106,8 +105,11 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
         return gone
 
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
-        queue = str(read_map(text).get("given", {}).get("queue") or DEFAULT_QUEUE)
-        refuse_unsigned(queue, self.store.configs_of(queue).queue_config, what="a schedule")
+        schedule = Schedule.from_json(text)
+        queue = str(schedule.given.get("queue") or DEFAULT_QUEUE)
+        configs = self.store.configs_of(queue)
+        refuse_unsigned(queue, configs.queue_config, what="a schedule")
+        text = replace(schedule, given=with_project(schedule.given, **configs._asdict())).to_json()
         if not self.store.add_schedule(name, text, next_us, actor=self.actor):
             raise InputError(
                 f"there is a schedule {name!r} already; delete it with: launch-worker schedules delete {name}, or name "

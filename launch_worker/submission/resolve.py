@@ -60,6 +60,18 @@ def refuse_unsigned(queue: str, queue_config: str, *, what: str) -> None:
         )
 
 
+def with_project(given: Mapping[str, Any], *, queue_config: str, pool_config: str) -> dict[str, Any]:
+    """The arguments of runs to come, with the project that queue or pool gives them where they name none.
+
+    Who sees a sweep or a schedule is decided by the project of its runs.
+    """
+    if given.get("project") is None and (queue_config or pool_config):
+        for defaults in (queue_of(queue_config).defaults, _pool(pool_config).defaults):
+            if defaults.get("project"):
+                return {**given, "project": defaults["project"]}
+    return dict(given)
+
+
 def from_here(given: Mapping[str, Any], *, author: str, project: str) -> dict[str, Any]:
     """The arguments, with what a process says of its submitter where they do not: author, project, folder."""
     found = {"author": author} | dict(given)

@@ -89,8 +89,7 @@ def keep_schedule(
     schedule = Schedule.from_json(json.dumps(kept))
     transport.check_waits(transport.complete(schedule.given))
     next_us = schedule.next_after(now)
-    transport.keep_schedule(name, schedule.to_json(), next_us)
-    return ScheduleShown(**_shown(name, schedule.to_json(), next_us))
+    return ScheduleShown(**_shown(name, *transport.keep_schedule(name, schedule.to_json(), next_us)))
 
 
 @router.post("/schedules/{name}/pause")

@@ -228,3 +228,23 @@ def test_a_group_whose_runs_are_gone_stays_hidden(clients: dict[str, httpx.Clien
     for group in (first["group"], mixed[0]["group"]):
         assert clients["member"].get(f"{V1}/run-groups/{group}").status_code == 404
     assert clients["insider"].get(f"{V1}/run-groups/{mixed[0]['group']}").status_code == 200
+
+
+def test_a_project_that_a_queue_gives_hides_sweeps_and_schedules_as_it_hides_runs(
+    clients: dict[str, httpx.Client],
+) -> None:
+    queue = {"name": "private", "defaults": {"project": PRIVATE}}
+    clients["admin"].post(f"{V1}/queues", json=queue).raise_for_status()
+    config = {"command": ["true"], "method": "grid", "parameters": {"x": {"values": [1]}}}
+    sweep, schedule = new_run_id(), {"cron": "@daily", "given": {"command": ["true"], "queue": "private"}}
+    insider, wanted = clients["insider"], {"id": sweep, "config": config, "given": {"queue": "private"}}
+    insider.post(f"{V1}/sweeps", json=wanted).raise_for_status()
+    made = insider.put(f"{V1}/schedules/nightly", json=schedule).raise_for_status().json()
+    assert made["schedule"]["given"]["project"] == PRIVATE
+    for name, is_seen in (("insider", True), ("viewer", False), ("operator", False)):
+        client = clients[name]
+        assert [bool(client.get(f"{V1}/{kind}").json()[kind]) for kind in ("sweeps", "schedules")] == [is_seen] * 2
+        for path in (f"sweeps/{sweep}", "schedules/nightly"):
+            assert client.get(f"{V1}/{path}").status_code == (200 if is_seen else 404), (name, path)
+    assert clients["operator"].post(f"{V1}/sweeps/{sweep}/cancel").status_code == 404
+    assert clients["operator"].delete(f"{V1}/schedules/nightly").status_code == 404
