@@ -126,6 +126,9 @@ openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/ope
 reference: openapi ## write the pages of docs/reference that the code decides anew: commands, settings, API, metrics
 	$(BIN)/python -m tools.reference
 
+docs: $(INSTALLED_DEV) ## build the site of the docs into build/site, from nothing but this folder
+	$(BIN)/python -m tools.site
+
 assets: $(INSTALLED) ## fetch the scripts of others that browsers get, by npm, into launch_worker/server/static/vendor
 	$(BIN)/python tools/assets.py
 
