@@ -1,7 +1,7 @@
 """Builds the site of the docs into build/site: `make docs`. Nothing is fetched.
 
-Pages link to files of the repository as a Git forge resolves it. Here those files become pages too, below `repository/`:
-the copy in build/docs, which zensical reads, links to them there.
+Pages link to files of the repository as a Git forge resolves it. Here those files become pages too, below
+`repository/`: the copy in build/docs, which zensical reads, links to them there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ LINK = re.compile(r"(\]\(|(?:src|srcset|href)=\")([^)\s\"]+)(\)|\")")
 FETCHED = "https://unpkg.com/iframe-worker/shim"
 OURS = ROOT / "tools/vendor/iframe-worker.js"
 #: Languages of the files that are shown, by the ends of their names.
-LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".lua": "lua", ".json": "json", ".toml": "toml", ".conf": "ini"}
+LANGUAGES = {
+    ".py": "python",
+    ".yml": "yaml",
+    ".yaml": "yaml",
+    ".lua": "lua",
+    ".json": "json",
+    ".toml": "toml",
+    ".conf": "ini",
+}
 
 
 def place_of(path: Path) -> Path:
