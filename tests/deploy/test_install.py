@@ -20,6 +20,9 @@ PYTHONS = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (REPO / "p
 def test_it_installs_on_every_supported_python_without_a_compiler(version: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check"]
     options = ["--python-version", version, "--only-binary=:all:", "--target", str(tmp_path), ".[sweeps]"]
+    if version != PYTHONS[0]:
+        # What builds the package does not depend on the Python that it is for: it is fetched once.
+        options.append("--no-build-isolation")
     done = subprocess.run([*command, *options], cwd=REPO, capture_output=True, text=True, timeout=100, check=False)
     if "NewConnectionError" in done.stderr and os.environ.get("CI") != "true":
         pytest.skip("the package index cannot be reached")

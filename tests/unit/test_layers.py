@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,7 +67,12 @@ def imports_of(path: Path) -> Iterator[Import]:
 
 
 MODULES = sorted(ROOT.rglob("*.py"))
-IMPORTS = [found for path in MODULES for found in imports_of(path)]
+
+
+@functools.cache
+def imports() -> list[Import]:
+    """The imports of the whole package. To find them takes seconds: not while tests are collected."""
+    return [found for path in MODULES for found in imports_of(path)]
 
 
 def targets(found: Import) -> list[str]:
@@ -81,7 +87,7 @@ def test_no_module_takes_a_lazy_public_name_from_the_package_itself() -> None:
     """`from launch_worker import submit` inside the package would hide from the layers what is imported."""
     hidden = [
         str(found)
-        for found in IMPORTS
+        for found in imports()
         if found.target == PACKAGE
         and any(not name.startswith("__") and not is_module(f"{PACKAGE}.{name}") for name in found.names)
     ]
@@ -89,7 +95,7 @@ def test_no_module_takes_a_lazy_public_name_from_the_package_itself() -> None:
 
 
 def test_imports_are_absolute() -> None:
-    relative = [str(found) for found in IMPORTS if found.target.startswith(".")]
+    relative = [str(found) for found in imports() if found.target.startswith(".")]
     assert not relative, "\n".join(relative)
 
 
@@ -97,7 +103,7 @@ def test_imports_are_absolute() -> None:
 def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     early = [
         str(found)
-        for found in IMPORTS
+        for found in imports()
         if found.target.partition(".")[0] == library
         and not found.in_function
         # Nobody waits for the start of a server, whose models these are.
@@ -117,7 +123,7 @@ def test_the_guard_needs_the_standard_library_only() -> None:
     assert {below(name).partition(".")[0] for name in own} == {"runners", "clock"}
     strays = [
         str(found)
-        for found in IMPORTS
+        for found in imports()
         if found.importer in own
         and found.target.partition(".")[0] not in sys.stdlib_module_names
         and not own.issuperset(targets(found) or ["?"])
