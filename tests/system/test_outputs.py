@@ -100,14 +100,15 @@ def test_what_a_job_leaves_is_kept_however_it_ends(cluster: Cluster, kept: Kept)
         ("large", "the files have more than 1,000 bytes")
     ]
     assert json.loads(large.refresh().outputs)["1"]["left_out"] == 1
-    assert "outputs.left_out run=" + large.id in worker.log
+    # It is said once Redis knows of it.
+    wait_until(lambda: "outputs.left_out run=" + large.id in worker.log, what="the worker says what was left out")
     assert [one.path for one in kept.manifest(odd).left_out] == ["link"]
     kept.wait_until_nothing_waits()
     for run in (nothing, unwanted):
         wait_until(lambda run=run: run.refresh().outputs == "", what="a run without outputs has none")  # type: ignore[misc]
         assert kept.stored.attempts(run.id) == []
     (folder,) = (cluster.folder / "work" / "workers").iterdir()
-    assert list((folder / "runs").iterdir()) == []
+    wait_until(lambda: not list((folder / "runs").iterdir()), what="no attempt has a folder")
 
 
 def test_without_a_place_for_outputs_a_run_that_wants_them_is_told_what_to_set(cluster: Cluster) -> None:
@@ -184,6 +185,8 @@ def test_what_a_killed_worker_had_begun_to_send_is_sent_by_one_of_the_next_ones(
     assert {file.path: file.sha256 for file in manifest.files} == hashes
     fetch_folder(kept.stored, manifest.files, cluster.folder / "back")
     kept.wait_until_nothing_waits()
+    # It is said once nothing waits.
+    wait_until(lambda: any("outputs.stored run=" in worker.log for worker in workers), what="one of them says so")
     assert sum(worker.log.count("outputs.stored run=") for worker in workers) == 1
     assert throttle.puts().count(f"/kept/it/outputs/{run.id}/1.json") == 1
     assert f"/kept/it/content/{hashes['1'][:2]}/{hashes['1']}" not in throttle.puts(), "it was there"
