@@ -20,6 +20,7 @@ from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import free_port
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
+from launch_worker.people.passwords import hash_password
 from launch_worker.settings import Settings
 from launch_worker.untrusted.text import read_map
 from tests.conftest import wait_until
@@ -35,8 +36,10 @@ STAMPS = "/var/lib/launch-worker/stamps"
 class Stack:
     """The services of docker-compose.yml under a project name and on ports of their own."""
 
-    def __init__(self, engine: Any, env: dict[str, str], *, env_file: Path) -> None:
+    def __init__(self, engine: Any, env: dict[str, str], *, env_file: Path, files: tuple[str, ...] = ()) -> None:
         self._engine = engine
+        #: Words that name the files; none for compose's own choice.
+        self._files = [word for name in files for word in ("-f", name)]
         # A file .env beside docker-compose.yml would be an operator's.
         self._env_file = env_file
         self.project = f"launch-test-{secrets.token_hex(4)}"
@@ -51,7 +54,7 @@ class Stack:
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         done = subprocess.run(
-            [*compose_command(), "--env-file", self._env_file, "-p", self.project, *arguments],
+            [*compose_command(), "--env-file", self._env_file, *self._files, "-p", self.project, *arguments],
             cwd=ROOT,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -265,6 +268,73 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     all_runs_are_archived(stack)
     stack.compose("up", "--detach", "--scale", "worker-gpu=3")
     every_service_gets_healthy(stack)
+
+
+HARDENED = ("docker-compose.yml", "docker-compose.hardened.yml")
+
+
+@pytest.fixture
+def hardened(engine: Any, env_file: Path, tmp_path: Path) -> Iterator[Stack]:
+    """The hardened stack with one worker and one person, the member ada."""
+    people = tmp_path / "users.toml"
+    people.write_text(f'[users.ada]\npassword = "{hash_password("ada-pw")}"\nrole = "member"\n')
+    # The server's own user reads it.
+    for path in (people, *list(people.parents)[:4]):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
+    images = {"LAUNCH_PYTHON_IMAGE": python_image(engine), "LAUNCH_REDIS_IMAGE": redis_image(engine)}
+    passwords = {f"LAUNCH_{name}_PASSWORD": f"{name}-pw" for name in ("ADMIN", "WORKER", "SERVER", "READER")}
+    made = Stack(engine, images | passwords | {"LAUNCH_USERS": str(people)}, env_file=env_file, files=HARDENED)
+    try:
+        made.compose("up", "--detach", "--build", "--scale", "worker-gpu=0")
+        yield made
+    finally:
+        print(made.compose("logs", "--tail", "50", check=False))
+        made.close()
+
+
+#: What a hostile job tries; each line that it prints is a success.
+TRIES = """
+import glob, os, socket
+def tried(what, act):
+    try:
+        print(what) if act() else None
+    except OSError:
+        pass
+tried("wrote to the system", lambda: open("/opt/planted", "w"))
+tried("has a capability", lambda: "CapEff:\\t0000000000000000" not in open("/proc/self/status").read())
+tried("may get more rights", lambda: "NoNewPrivs:\\t1" not in open("/proc/self/status").read())
+tried("is root", lambda: os.getuid() == 0)
+tried("has an engine", lambda: os.path.exists("/var/run/docker.sock"))
+for path in glob.glob("/proc/[0-9]*/environ"):
+    tried("read " + path, lambda: b"_PASSWORD" in open(path, "rb").read() or b"redis://" in open(path, "rb").read())
+def asked(word):
+    redis = socket.create_connection(("redis", 6379), timeout=5)
+    redis.sendall(word)
+    return redis.recv(100).startswith((b"+", b"*", b"$"))
+tried("asked Redis", lambda: asked(b"KEYS *\\r\\n"))
+tried("logged in to Redis", lambda: asked(b"AUTH worker \\r\\n"))
+print("tried all")
+"""
+
+
+@pytest.mark.timeout(300)
+def test_the_hardened_stack_runs_what_a_member_submits_and_holds_its_job(hardened: Stack) -> None:
+    import requests
+
+    wait_until(lambda: hardened.health("server") == ["healthy"], timeout_s=90, what="the server is healthy")
+    page = f"http://127.0.0.1:{hardened.server_port}/api/v1"
+    with requests.Session() as browser:
+        assert browser.post(f"{page}/runs", json={}, timeout=30).status_code == 401
+        login = browser.post(f"{page}/login", json={"name": "ada", "password": "ada-pw"}, timeout=30)
+        assert login.json()["role"] == "member", login.text
+        token = browser.post(f"{page}/tokens", json={"name": "laptop"}, timeout=30).json()["token"]
+    api = Api(settings=Settings.from_env({"LAUNCH_API_URL": page.removesuffix("/api/v1"), "LAUNCH_API_TOKEN": token}))
+    run = submit(["python", "-c", TRIES], queue="default", api=api)
+    assert run.wait(60) is RunState.FINISHED, run.logs()
+    assert run.logs() == b"tried all\n"
+    lent = submit(["true"], queue="default", env_from=["LAUNCH_REDIS_URL"], api=api)
+    assert lent.wait(60) is RunState.FAILED
+    assert "is not for jobs" in lent.record.reason or "does not lend it" in lent.record.reason
 
 
 def configured(env_file: Path, *files: str, **variables: str) -> str:

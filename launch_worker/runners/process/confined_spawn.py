@@ -15,6 +15,7 @@ import functools
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
@@ -35,6 +36,8 @@ _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 _WORDS = 4000
 #: Seconds that a start may take: meanwhile the guard serves no other job.
 _START_S = 5.0
+#: Seconds between two looks at one that takes long.
+_TURN_S = 0.02
 
 
 class User(NamedTuple):
@@ -71,12 +74,11 @@ def spawn_confined(
             _become(argv, env, cwd, output, group, is_in_v2, user, landlock, telling)
         os.close(telling)
         telling = -1
-        if not _is_told(told):
+        why = _why_untold(told, pid)
+        if why:
             # SIGKILL stays pending while the kernel waits for a file: the program does not begin later either.
             os.kill(pid, signal.SIGKILL)
-            raise OSError(
-                errno.ETIMEDOUT, f"its files did not answer within {_START_S:.0f} s, as on a mount that hangs"
-            )
+            raise OSError(errno.ETIMEDOUT, why)
         said = os.read(told, _WORDS)
     finally:
         os.close(told)
@@ -90,11 +92,18 @@ def spawn_confined(
     raise OSError(int(number), reason, name or None)
 
 
-def _is_told(told: int) -> bool:
-    """Wait until the fork has executed the program, or said why it cannot; False where that takes too long."""
+def _why_untold(told: int, pid: int) -> str:
+    """Wait until the fork has executed the program, or said why it cannot; returns why it never will, '' if it has."""
     waiting = select.poll()
     waiting.register(told, select.POLLIN)
-    return bool(waiting.poll(_START_S * 1000))
+    until = time.monotonic() + _START_S
+    while not waiting.poll(_TURN_S * 1000):
+        # Another process of its account may do that, again and again, to hold up the guard.
+        if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None:
+            return "another process has stopped it before its program began"
+        if time.monotonic() > until:
+            return f"its files did not answer within {_START_S:.0f} s, as on a mount that hangs"
+    return ""
 
 
 def _fork(group: Group | None) -> tuple[int, bool]:

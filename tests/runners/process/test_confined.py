@@ -190,6 +190,20 @@ def test_a_start_on_a_mount_that_hangs_is_given_up(tmp_path: Path, monkeypatch: 
     assert os.waitstatus_to_exitcode(os.waitpid(int(begun.read_text()), 0)[1]) == -9
 
 
+def test_a_start_that_another_process_stops_holds_up_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = tmp_path / "begun"
+
+    def be_stopped(_: str) -> None:
+        begun.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    monkeypatch.setattr(confined_spawn, "_START_S", 60.0)
+    monkeypatch.setattr(os, "chdir", be_stopped)
+    with pytest.raises(TimeoutError, match="another process has stopped it"):
+        spawn_confined(["true"], env=ENV, cwd="/", output=1, group=None, user=None)
+    assert os.waitstatus_to_exitcode(os.waitpid(int(begun.read_text()), 0)[1]) == -9
+
+
 def test_a_process_leads_its_session_before_anything_else_of_its_start(tmp_path: Path) -> None:
     """By that a worker finds a job whose guard died as it started it."""
     told = tmp_path / "told"
