@@ -94,6 +94,12 @@ class Root:
         self._archive.close()
         return self._buffer.getvalue()
 
+    def folder_of(self, name: str, *, uid: int, gid: int) -> None:
+        """A folder of an account; a volume that is mounted there is that account's too."""
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o755, uid, gid
+        self._put(entry)
+
     def _folder(self, name: str, *, mode: int = 0o755) -> None:
         entry = tarfile.TarInfo(name)
         entry.type, entry.mode = tarfile.DIRTYPE, mode
@@ -152,6 +158,7 @@ def redis_image(engine: Any) -> str:
             made.add_program(Path(cli), "usr/bin/redis-cli")
         else:
             made.write("usr/bin/redis-cli", _REDIS_CLI, mode=0o755)
+        made.folder_of("data", uid=999, gid=1000)
         made.write("usr/bin/docker-entrypoint.sh", '#!/bin/sh\ncd /data && exec "$@"\n', mode=0o755)
         return made.tar()
 

@@ -64,6 +64,8 @@ OPTIONS = "unit/model/test_container_options.py::"
 ARCHIVE = "unit/code/test_archive.py::"
 CONFINED_JOBS = "runners/process/test_confined.py::"
 GIT = "code/test_git.py::"
+WHEELS = "security/test_wheels_only.py::"
+STARTS = "security/test_confined_starts.py::"
 TERMINAL = "system/test_terminal.py::"
 SITE = "security/test_lending.py::"
 ENVIRONMENT = "unit/attempt/test_environment.py::"
@@ -527,6 +529,41 @@ ROWS: dict[str, Row] = {
             JOB,
             "runners/process/test_sandbox.py::test_its_variables_reach_its_program_and_nothing_outside_of_the_sandbox",
         ),
+    ),
+    "F21": Row(
+        "files of a run's Python environment that have uv build, execute or write something for a confined job",
+        CONFINED,
+        (
+            WHEELS + "test_a_file_by_which_uv_would_execute_or_write_something_is_refused",
+            WHEELS + "test_no_source_is_built",
+            WHEELS + "test_what_a_wheel_has_python_execute_at_its_start_is_not_executed_and_its_modules_are_compiled",
+        ),
+    ),
+    "F22": Row(
+        "a key of the kernel's that the worker's login has left in its session",
+        CONFINED,
+        (STARTS + "test_a_key_of_the_workers_login_is_not_a_confined_jobs",),
+    ),
+    "F23": Row(
+        "options for bubblewrap in a variable, a pipe in the place of a program",
+        REFUSED,
+        (
+            STARTS + "test_a_variable_brings_bubblewrap_no_option",
+            STARTS + "test_a_pipe_for_a_program_holds_up_no_thread_of_the_worker",
+        ),
+    ),
+    "F24": Row(
+        "a folder that is hidden, moved away by the one above it, or made while a job runs",
+        REFUSED,
+        (
+            STARTS + "test_no_folder_that_jobs_may_write_to_leads_to_what_is_hidden",
+            STARTS + "test_what_is_hidden_is_made_before_a_job_could_see_it_come",
+        ),
+    ),
+    "F25": Row(
+        "a start that another process of the same account stops, to hold up the guard",
+        HARMLESS,
+        (CONFINED_JOBS + "test_a_start_that_another_process_stops_holds_up_no_guard",),
     ),
     # -- G: another account of the machine
     "G1": Row(
