@@ -12,6 +12,9 @@ MEASURED = tests/unit
 LEAST_COVERAGE = 44
 #: Groups of the benchmark; none is all: make bench-quick GROUPS='speed growth'
 GROUPS =
+#: Systems and faults of the comparison; none is all: make compare SYSTEMS='celery ours' FAULTS='kill freeze'
+SYSTEMS =
+FAULTS =
 #: Examples of each property that `make fuzz` tries, and the tests that have properties of what others write.
 FUZZ = 2000
 FUZZED = tests/security/test_queue_elements.py tests/security/test_server.py tests/redis/store/test_damage.py \
@@ -86,6 +89,9 @@ bench-quick: $(INSTALLED_DEV) ## the same with fewer systems and smaller numbers
 
 bench-history: $(INSTALLED_DEV) ## draw the kept figures of commits over time
 	$(BIN)/python -m bench.history
+
+compare: $(INSTALLED_DEV) ## kill everything: the same faults on us and on our peers, under 20 minutes; SYSTEMS='ours rq' FAULTS='kill'
+	$(WITH_BYTECODE) $(BIN)/python -m bench.kill --systems $(SYSTEMS) --faults $(FAULTS)
 
 lint: $(INSTALLED_DEV) ## check style, formatting and spelling
 	$(BIN)/ruff check .

@@ -77,7 +77,7 @@ def _kill_all(scene: Scene) -> None:
 
 
 def _freeze(scene: Scene) -> None:
-    scene.begin(6, 12)
+    scene.begin(6, 16)
     own, _ = scene.workers[0].processes()
     # The guard of launch_worker is no part of its worker: it is there for this.
     frozen = own[:1] if scene.system.name == "ours" else own
@@ -85,7 +85,7 @@ def _freeze(scene: Scene) -> None:
 
 
 def _freeze_machine(scene: Scene) -> None:
-    scene.begin(6, 12)
+    scene.begin(6, 16)
     own, jobs = scene.workers[0].processes()
     _stop_for(scene, [*own, *jobs])
 

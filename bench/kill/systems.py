@@ -86,9 +86,9 @@ SYSTEMS = (
         lambda bin, worker: [
             *(f"{bin}/celery", "-A", "launch_worker", "worker", "-Q", "default", "-c", "2", "-n", f"{worker}@%h"),
         ],
-        env={"LAUNCH_ALLOW_ROOT": "1", "LAUNCH_LEASE_S": "8", "LAUNCH_HEARTBEAT_S": "2"},
+        env={"LAUNCH_ALLOW_ROOT": "1", "LAUNCH_LEASE_S": "12", "LAUNCH_HEARTBEAT_S": "3"},
         aof=True,
-        silence_s=15,
+        silence_s=20,
         patience_s=45,
         renew=signal.SIGUSR1,
         lists="default*",

@@ -24,6 +24,7 @@ WORDS = {
     "stuck": 'stuck "running"',
     "falsely_failed": "falsely failed",
 }
+_HEADS = (*WORDS.values(), "begun again", "seconds to the truth")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Comparison:
     # For a terminal
 
     def text(self) -> str:
-        heads = ("FAULT", "SYSTEM", *(word.upper() for word in WORDS.values()), "SECONDS TO THE TRUTH")
+        heads = tuple(head.upper() for head in ("fault", "system", *_HEADS))
         rows: list[Sequence[str]] = [heads]
         for fault, scenes in self.scenes.items():
             for place, (system, scene) in enumerate(scenes.items()):
@@ -82,8 +83,8 @@ class Comparison:
 
     def _figures(self, scene: dict[str, Any]) -> list[str]:
         if "why" in scene:
-            return ["-"] * (len(WORDS) + 1)
-        return [*(str(scene[name]) for name in COUNTS), seconds(scene["truth_s"])]
+            return ["-"] * len(_HEADS)
+        return [*(str(scene[name]) for name in COUNTS), str(scene["again"]), seconds(scene["truth_s"])]
 
     def _notes(self) -> Iterator[str]:
         for fault, scenes in self.scenes.items():
@@ -111,8 +112,8 @@ class Comparison:
             scenes = self.scenes.get(fault, {})
             lines.append(_row([title, *(cell(scenes.get(system)) for system in systems)]))
         lines += ["", "Each figure:", ""]
-        lines.append(_row(["fault", "system", *WORDS.values(), "seconds to the truth"]))
-        lines.append(_row(["---"] * (len(WORDS) + 3)))
+        lines.append(_row(["fault", "system", *_HEADS]))
+        lines.append(_row(["---"] * (len(_HEADS) + 2)))
         for fault in titles:
             for system in systems:
                 scene = self.scenes.get(fault, {}).get(system)

@@ -50,6 +50,8 @@ class Verdict:
     stuck: int = 0
     #: The record says that they failed, and they came to their end.
     falsely_failed: int = 0
+    #: They began more than once: no fault, but work that was done for nothing.
+    again: int = 0
     #: Longest time for which a job's record was false; 0 for less than a second, None for one that stayed false.
     truth_s: float | None = 0.0
 
@@ -72,6 +74,7 @@ def judge(facts: Facts) -> Verdict:
         lives = any(process.lives_at(facts.over_at) for process in mains)
         verdict.lost += is_lost
         verdict.twice += len(ends) > 1
+        verdict.again += len(mains) > 1
         verdict.overlapping += any(
             one.overlaps(other) for place, one in enumerate(mains) for other in mains[place + 1 :]
         )

@@ -20,7 +20,11 @@ def execution(first: float, last: float, *, ends: bool = True, pid: int = 1, is_
 
 def looks(*steps: tuple[float, float, str]) -> list[tuple[float, Mapping[str, str]]]:
     """What the record said of the one job, four times a second: (since, until, word)."""
-    return [(since + 0.25 * at, {"job": word}) for since, until, word in steps for at in range(int((until - since) * 4))]
+    return [
+        (since + 0.25 * place, {"job": word})
+        for since, until, word in steps
+        for place in range(int((until - since) * 4))
+    ]
 
 
 def verdict(processes: Sequence[Execution], said: list[tuple[float, Mapping[str, str]]], **more: object) -> Verdict:
@@ -50,7 +54,7 @@ def test_a_job_that_never_began_and_of_which_nothing_is_said_is_lost() -> None:
 
 def test_two_executions_one_after_the_other_ran_twice_and_did_not_overlap() -> None:
     found = verdict([execution(0, 4), execution(6, 10, pid=2)], looks((0, 10, "running"), (10, 14, "done")))
-    assert (found.twice, found.overlapping) == (1, 0)
+    assert (found.twice, found.overlapping, found.again) == (1, 0, 1)
 
 
 def test_two_executions_at_once_overlap() -> None:
