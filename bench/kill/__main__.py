@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from bench.environments import install
@@ -67,9 +67,16 @@ def main() -> None:
     found: dict[tuple[str, str], Played] = {}
     pairs = scenes_of(systems, faults)
     with ThreadPoolExecutor(options.at_once) as pool:
-        for result in pool.map(lambda pair: played(*pair), pairs):
-            found[result.fault, result.system] = result
-            print(f"{len(found)} of {len(pairs)}: {result.fault}, {result.system}", file=sys.stderr, flush=True)
+        scenes = [pool.submit(played, *pair) for pair in pairs]
+        try:
+            for scene in as_completed(scenes):
+                result = scene.result()
+                found[result.fault, result.system] = result
+                print(f"{len(found)} of {len(pairs)}: {result.fault}, {result.system}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print("interrupted: the scenes that have begun are played to their end", file=sys.stderr, flush=True)
+            pool.shutdown(cancel_futures=True)
+            sys.exit(130)
     known["took_s"] = round(time.monotonic() - began, 1)
     comparison = Comparison(known)
     for fault in faults:

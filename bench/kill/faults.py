@@ -174,19 +174,6 @@ def _deploy(scene: Scene) -> None:
     scene.begin(6, 10)
     scene.mark()
     for worker in scene.workers:
-        if scene.system.renew_command:
-            done = subprocess.run(
-                scene.system.renew_command,
-                env=scene.env,
-                cwd=worker.folder,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            if done.returncode:
-                scene.notes.append(f"{' '.join(scene.system.renew_command)} failed: {done.stderr.strip()[:200]}")
-            continue
         worker.signal(scene.system.renew)
         if scene.system.renew_starts_itself:
             time.sleep(3)

@@ -49,7 +49,8 @@ class Link:
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lock = threading.Lock()
         self._number = 0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -81,7 +82,13 @@ class Link:
 
     def end(self) -> None:
         self._process.kill()
+        self._reader.join()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            # What was not sent to one that had ended goes with its pipe.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
 
 
 class Worker:
@@ -158,6 +165,7 @@ class Scene:
             kept = system.aof if aof is None else aof
             self.redis = RedisServer(aof="everysec" if kept else None, snapshot=not kept)
             self.redis.start()
+        self.client: Any = redis.Redis.from_url(self.redis.url) if self.redis is not None else None
         self.env = self._environment()
         names = ("a", "b")[: min(workers, system.workers)]
         self.workers = [Worker(self, name, folder or self.folder / f"work-{name}") for name in names]
@@ -364,11 +372,6 @@ class Scene:
             if self.client.type(key) == b"list" and self.client.llen(key):
                 yield key
 
-    @property
-    def client(self) -> Any:
-        assert self.redis is not None
-        return redis.Redis.from_url(self.redis.url)
-
     # The end
 
     def _ours(self) -> Iterator[psutil.Process]:
@@ -400,5 +403,6 @@ class Scene:
         for worker in self.workers:
             worker.wait(5)
         if self.redis is not None:
+            self.client.close()
             self.redis.stop()
         shutil.rmtree(self.folder, ignore_errors=True)

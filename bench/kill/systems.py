@@ -42,8 +42,6 @@ class System:
     #: Signal that ends a worker for a new version, as its docs say, and whether somebody must start the next one.
     renew: signal.Signals = signal.SIGTERM
     renew_starts_itself: bool = False
-    #: Program that renews it instead of a signal.
-    renew_command: tuple[str, ...] = ()
     #: Pattern of the keys of the lists in which messages wait.
     lists: str = ""
     #: Faults that it has no place for, and why.
@@ -158,8 +156,6 @@ SYSTEMS = (
         packages=("runqd==0.4.18",),
         workers=1,
         has_redis=False,
-        renew_starts_itself=True,
-        renew_command=("gflowd", "reload"),
         without=NO_REDIS,
     ),
 )

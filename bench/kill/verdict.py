@@ -99,12 +99,12 @@ def _is_left(facts: Facts, name: str, process: Execution) -> bool:
         until.append(facts.orphaned[process.pid] + LEFT_S)
     if name in facts.cancelled:
         until.append(facts.cancelled[name] + CANCEL_S)
-    final = [at for at, words in facts.looks if at > process.first and words.get(name) in FINAL]
-    # A record that ended before is of an earlier attempt: it counts as long as it lasts.
-    if final and facts.looks[-1][1].get(name) in FINAL:
+    last = _last_word(facts, name)
+    if last in FINAL:
+        # Since when the record has said so without a break.
         since = facts.looks[-1][0]
         for at, words in reversed(facts.looks):
-            if words.get(name) not in FINAL or at < process.first:
+            if words.get(name) != last or at < process.first:
                 break
             since = at
         until.append(since + (CANCEL_S if name in facts.cancelled else LEFT_S))

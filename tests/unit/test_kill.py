@@ -9,8 +9,8 @@ import pytest
 from bench.kill.faults import FAULTS
 from bench.kill.stamps import Execution
 from bench.kill.systems import SYSTEMS
-from bench.kill.table import COUNTS, KEPT, PAGE, Comparison, cell, put_into
-from bench.kill.verdict import Facts, Verdict, judge
+from bench.kill.table import KEPT, PAGE, Comparison, cell, put_into
+from bench.kill.verdict import COUNTS, Facts, Verdict, judge
 
 
 def execution(first: float, last: float, *, ends: bool = True, pid: int = 1, is_child: bool = False) -> Execution:
