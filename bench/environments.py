@@ -9,6 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MADE = Path(__file__).parent / ".peers"
+#: What pip installs for each peer: the versions that all comparisons are with.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "celery": ("celery[redis]==5.7.0",),
+    "huey": ("huey==3.5.4", "redis"),
+    "rq": ("rq==3.0.0",),
+    "dramatiq": ("dramatiq[redis]==2.2.1",),
+    "hyperqueue": ("hyperqueue==0.27.0",),
+    "runqd": ("runqd==0.4.18",),
+}
 
 
 def programs(name: str, packages: Sequence[str]) -> Path:

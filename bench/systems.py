@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import redis
 
-from bench.environments import MADE, clean_env, install, programs
+from bench.environments import MADE, PACKAGES, clean_env, install, programs
 from bench.measure import BenchError, children, gone_is_fine, is_over, pythons, wait_until
 from launch_worker.dev.redis_server import RedisServer
 
@@ -86,7 +86,7 @@ CELERY = System(
         output="in the worker's",
         tree="goes on: threads are not terminated",
     ),
-    ("celery[redis]==5.7.0",),
+    PACKAGES["celery"],
 )
 HUEY = System(
     "huey",
@@ -98,7 +98,7 @@ HUEY = System(
         output="in the worker's",
         tree="goes on: only what waits is revoked",
     ),
-    ("huey", "redis"),
+    PACKAGES["huey"],
 )
 RQ = System(
     "rq",
@@ -110,7 +110,7 @@ RQ = System(
         output="in the worker's",
         tree="its process group is killed",
     ),
-    ("rq",),
+    PACKAGES["rq"],
     share=0.1,
 )
 DRAMATIQ = System(
@@ -123,7 +123,7 @@ DRAMATIQ = System(
         output="in the worker's",
         tree="goes on: it has no cancel",
     ),
-    ("dramatiq[redis]",),
+    PACKAGES["dramatiq"],
     share=0.4,
 )
 HYPERQUEUE = System(
@@ -136,7 +136,7 @@ HYPERQUEUE = System(
         output="two files a run",
         tree="its process group is killed",
     ),
-    ("hyperqueue",),
+    PACKAGES["hyperqueue"],
     has_redis=False,
 )
 RUNQD = System(
@@ -149,7 +149,7 @@ RUNQD = System(
         output="a file a run",
         tree="ended",
     ),
-    ("runqd",),
+    PACKAGES["runqd"],
     share=0.015,
     has_redis=False,
 )

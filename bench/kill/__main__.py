@@ -114,7 +114,9 @@ def _names() -> dict[str, object]:
 def _keep(comparison: Comparison, *, is_whole: bool) -> None:
     if not is_whole and KEPT.exists():
         whole = Comparison.read()
-        whole.facts["faults"], whole.facts["systems"] = comparison.facts["faults"], comparison.facts["systems"]
+        new = comparison.facts
+        whole.facts |= {"faults": new["faults"], "systems": new["systems"], "versions": new["versions"]}
+        whole.facts["played_again"] = {"at": new["at"], "commit": new["commit"]}
         for fault, scenes in comparison.scenes.items():
             whole.scenes.setdefault(fault, {}).update(scenes)
         comparison = whole

@@ -50,7 +50,7 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 
 def _kill(scene: Scene) -> None:
-    scene.begin(6, 4)
+    scene.begin(6, 6)
     worker = scene.workers[0]
     jobs = scene.jobs_of(worker)
     scene.mark()
@@ -62,7 +62,7 @@ def _kill(scene: Scene) -> None:
 
 
 def _kill_all(scene: Scene) -> None:
-    scene.begin(6, 4)
+    scene.begin(6, 6)
     worker = scene.workers[0]
     jobs = scene.jobs_of(worker)
     scene.mark()

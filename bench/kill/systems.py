@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.environments import programs
+from bench.environments import PACKAGES, programs
 
 PEERS = "bench.kill.peers"
 
@@ -69,7 +69,7 @@ def _celery(name: str, title: str, env: Mapping[str, str], **more: float) -> Sys
             *("-n", f"{worker}@%h", "-l", "INFO"),
         ],
         environment="celery",
-        packages=("celery[redis]==5.7.0",),
+        packages=PACKAGES["celery"],
         env=env,
         lists="celery",
         **more,  # type: ignore[arg-type]
@@ -98,10 +98,11 @@ SYSTEMS = (
         "RQ",
         "rq_peer",
         lambda bin, worker: [
-            *(f"{bin}/rq", "worker", "--maintenance-interval", "10", "--job-monitoring-interval", "5", "default"),
+            *(f"{bin}/rq", "worker", "--maintenance-interval", "10", "--job-monitoring-interval", "5"),
+            *("--worker-ttl", "25", "default"),
         ],
         environment="rq",
-        packages=("rq==3.0.0",),
+        packages=PACKAGES["rq"],
         processes=2,
         silence_s=80,
         patience_s=95,
@@ -113,7 +114,7 @@ SYSTEMS = (
         "huey_peer",
         lambda bin, worker: [f"{bin}/huey_consumer", f"{PEERS}.huey_peer.huey", "-k", "process", "-w", "2"],
         environment="huey",
-        packages=("huey==3.5.4", "redis"),
+        packages=PACKAGES["huey"],
         renew=signal.SIGINT,
         lists="huey.redis.kill",
         silent_on=("stuck",),
@@ -124,7 +125,7 @@ SYSTEMS = (
         "dramatiq_peer",
         lambda bin, worker: [f"{bin}/dramatiq", f"{PEERS}.dramatiq_peer", "-p", "1", "-t", "2"],
         environment="dramatiq",
-        packages=("dramatiq[redis]==2.2.1",),
+        packages=PACKAGES["dramatiq"],
         silence_s=20,
         patience_s=60,
         renew=signal.SIGHUP,
@@ -139,7 +140,7 @@ SYSTEMS = (
         "hyperqueue_peer",
         lambda bin, worker: [f"{bin}/python", "-m", f"{PEERS}.hyperqueue_peer", "worker"],
         environment="hyperqueue",
-        packages=("hyperqueue==0.27.0",),
+        packages=PACKAGES["hyperqueue"],
         workers=1,
         has_redis=False,
         without=NO_REDIS
@@ -153,7 +154,7 @@ SYSTEMS = (
         "runqd_peer",
         lambda bin, worker: [f"{bin}/gflowd"],
         environment="runqd",
-        packages=("runqd==0.4.18",),
+        packages=PACKAGES["runqd"],
         workers=1,
         has_redis=False,
         without=NO_REDIS,

@@ -81,6 +81,10 @@ class Comparison:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"note: {note}" for note in self._notes())])
 
+    def _again(self) -> str:
+        again = self.facts.get("played_again")
+        return f" Some scenes were played again at {again['commit']}." if again else ""
+
     def _figures(self, scene: dict[str, Any]) -> list[str]:
         if "why" in scene:
             return ["-"] * len(_HEADS)
@@ -103,7 +107,8 @@ class Comparison:
             f"Measured on {self.facts['at'][:10]} at {self.facts['commit']}: {self.facts['cores']} cores, "
             f"Python {self.facts['python']}, {self.facts['redis']}. "
             + ", ".join(f"{name} {version}" for name, version in self.facts["versions"].items())
-            + ".",
+            + "."
+            + self._again(),
             "",
             _row(["what happens", *systems.values()]),
             _row(["---"] * (len(systems) + 1)),
