@@ -41,6 +41,8 @@ class Fault:
     has_small_disk: bool = False
     #: Seconds to wait for the truth at most; 0 for those of the system.
     patience_s: float = 0.0
+    #: Seconds more than that, for what begins anew only after a while.
+    more_s: float = 0.0
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
@@ -232,7 +234,7 @@ FAULTS = (
         "Redis killed and away for 20 s, with an append-only file for all",
         _redis_away,
         aof=True,
-        patience_s=75,
+        more_s=45,
     ),
     Fault("lost-message", "a waiting message taken out of the queue", _lost_message),
     Fault("doubled-message", "a waiting message put into the queue once more", _doubled_message),
@@ -257,7 +259,7 @@ def play_with_facts(system: System, fault: Fault) -> tuple[Verdict, list[str], F
         folder = stack.enter_context(_small_disk()) if fault.has_small_disk else None
         scene = stack.enter_context(Scene(system, aof=fault.aof, workers=fault.workers, folder=folder))
         fault.act(scene)
-        facts = scene.settle(fault.patience_s or system.patience_s)
+        facts = scene.settle((fault.patience_s or system.patience_s) + fault.more_s)
         return judge(facts), scene.notes, facts
 
 

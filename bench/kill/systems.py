@@ -91,7 +91,7 @@ SYSTEMS = (
         renew=signal.SIGUSR1,
         lists="default*",
     ),
-    _celery("celery", "Celery, early ack", {}),
+    _celery("celery", "Celery, early ack", {}, silence_s=25, patience_s=45),
     _celery("celery-late", "Celery, late ack", {"KILL_LATE": "1"}, silence_s=25, patience_s=45),
     System(
         "rq",

@@ -11,18 +11,14 @@ from celery.result import AsyncResult
 from bench.kill.peers.link import REDIS_URL, RETRIES, serve
 
 app = Celery("kill", broker=REDIS_URL, backend=REDIS_URL)
-app.conf.update(task_track_started=True, broker_connection_retry_on_startup=True)
+app.conf.update(
+    task_track_started=True,
+    broker_connection_retry_on_startup=True,
+    # Also with early acknowledgement: what a worker has taken and not begun is delivered again after it.
+    broker_transport_options={"visibility_timeout": 20, "unacked_restore_interval": 2, "unacked_restore_throttle": 1},
+)
 if os.environ.get("KILL_LATE"):
-    app.conf.update(
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        broker_transport_options={
-            "visibility_timeout": 20,
-            "unacked_restore_interval": 2,
-            "unacked_restore_throttle": 1,
-        },
-    )
+    app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)
 
 
 def run(argv: list[str]) -> int:
