@@ -15,13 +15,11 @@ from pathlib import Path
 
 import psutil
 
-from bench.kill.scene import Scene, SceneError
+from bench.kill.scene import RESTART_S, Scene, SceneError
 from bench.kill.systems import System
 from bench.kill.verdict import CANCEL_S, Facts, Verdict, judge
 from launch_worker.clock import boot_time_s
 
-#: Seconds after which a supervisor starts a worker again.
-RESTART_S = 2.0
 #: Seconds that a worker is given to end by itself.
 STOP_S = 30.0
 REDIS_AWAY_S = 20.0
@@ -57,10 +55,8 @@ def _kill(scene: Scene) -> None:
     jobs = scene.jobs_of(worker)
     scene.mark()
     worker.signal(signal.SIGKILL)
-    worker.wait(5)
     time.sleep(RESTART_S)
     scene.mark_orphans(jobs)
-    worker.start()
 
 
 def _kill_all(scene: Scene) -> None:
@@ -72,10 +68,8 @@ def _kill_all(scene: Scene) -> None:
     # Stopped first: of processes that watch each other none shall see the other's death.
     _signal(own, signal.SIGSTOP)
     _signal(own, signal.SIGKILL)
-    worker.wait(5)
     time.sleep(RESTART_S)
     scene.mark_orphans(jobs)
-    worker.start()
 
 
 def _freeze(scene: Scene) -> None:
@@ -167,9 +161,6 @@ def _term(scene: Scene) -> None:
     if not worker.wait(STOP_S):
         scene.notes.append(f"it had not ended {STOP_S:g} s after SIGTERM, and got SIGKILL")
         worker.signal(signal.SIGKILL)
-        worker.wait(5)
-    time.sleep(RESTART_S)
-    worker.start()
 
 
 def _deploy(scene: Scene) -> None:
@@ -183,8 +174,7 @@ def _deploy(scene: Scene) -> None:
         if not worker.wait(STOP_S):
             scene.notes.append(f"it had not ended {STOP_S:g} s after {scene.system.renew.name}, and got SIGKILL")
             worker.signal(signal.SIGKILL)
-            worker.wait(5)
-        worker.start()
+        time.sleep(2 * RESTART_S)
 
 
 def _disk_full(scene: Scene) -> None:

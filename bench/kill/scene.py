@@ -30,6 +30,8 @@ from launch_worker.dev.redis_server import RedisServer, free_port
 
 JOB = Path(__file__).parent / "job.py"
 LOOK_S = 0.25
+#: Seconds after which a supervisor starts again what has ended.
+RESTART_S = 2.0
 #: Seconds that a system is watched after a fault at least: what comes twice may come late.
 SETTLED_S = 6.0
 
@@ -92,34 +94,39 @@ class Link:
 
 
 class Worker:
-    """A worker of the system: some processes, started and ended together as by a supervisor."""
+    """A worker of the system: some processes, which are started again when they end, as by a supervisor."""
 
     def __init__(self, scene: Scene, name: str, folder: Path) -> None:
         self.name = name
         self.folder = folder
         self._scene = scene
         self.parts: list[subprocess.Popen[bytes]] = []
+        self._ended_at: dict[int, float] = {}
 
     def start(self) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.parts = [self._start_part() for _ in range(self._scene.system.processes)]
+
+    def _start_part(self) -> subprocess.Popen[bytes]:
         system = self._scene.system
-        env = self._scene.env | {
-            "LAUNCH_WORK_DIR": str(self.folder),
-            "TMPDIR": str(self.folder),
-        }
         with (self._scene.folder / f"worker-{self.name}.log").open("ab") as log:
-            self.parts = [
-                subprocess.Popen(
-                    system.worker(system.bin, self.name),
-                    cwd=self.folder,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-                for _ in range(system.processes)
-            ]
+            return subprocess.Popen(
+                system.worker(system.bin, self.name),
+                cwd=self.folder,
+                env=self._scene.env | {"LAUNCH_WORK_DIR": str(self.folder), "TMPDIR": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def supervise(self) -> None:
+        """Start again what ended a while ago."""
+        for place, part in enumerate(self.parts):
+            if part.poll() is None:
+                continue
+            if time.monotonic() > self._ended_at.setdefault(part.pid, time.monotonic()) + RESTART_S:
+                self.parts[place] = self._start_part()
 
     def signal(self, number: signal.Signals) -> None:
         """To its main processes."""
@@ -130,10 +137,11 @@ class Worker:
     def wait(self, timeout_s: float) -> bool:
         """Whether all of its main processes ended in that time."""
         deadline = time.monotonic() + timeout_s
-        for part in self.parts:
+        parts = list(self.parts)
+        for part in parts:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 part.wait(max(0.0, deadline - time.monotonic()))
-        return all(part.poll() is not None for part in self.parts)
+        return all(part.poll() is not None for part in parts)
 
     def processes(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
         """Its own processes, main ones first, and those of its jobs."""
@@ -311,6 +319,8 @@ class Scene:
     def _look_on(self) -> None:
         assert self._link is not None
         while not self._over.wait(LOOK_S):
+            for worker in self.workers:
+                worker.supervise()
             if self.is_blind:
                 continue
             with contextlib.suppress(SceneError):
