@@ -79,7 +79,7 @@ class Quarantine:
 
     def unable(self, *, now: float) -> tuple[str, ...]:
         """The fields of specs whose runs other workers are to take, while there are others."""
-        return tuple(name for name, until in self._unable.items() if now < until)
+        return tuple(name for name, until in self._unable.items() if now < until) if self._unable else ()
 
     def lift(self) -> None:
         """End the pause."""

@@ -193,7 +193,7 @@ class RunQueueItems:
         return None
 
     def _track(self, attempt: Attempt) -> JobAndRunStatusTracker:
-        tracker = JobAndRunStatusTracker(attempt, RunQueueItemFileSaver(attempt.folder.path / "files"))
+        tracker = JobAndRunStatusTracker(attempt, RunQueueItemFileSaver(f"{attempt.folder.root}/files"))
         if attempt.spec.scheduler:
             self._hooks.on_schedulers(self._attempts.num_running_schedulers)
         return tracker

@@ -48,11 +48,11 @@ class FileSaver(Protocol):
 class RunQueueItemFileSaver:
     """Keeps files on this machine's disk, in the attempt's folder, until the item's end is reported."""
 
-    folder: Path
+    folder: str | Path
 
     def save_contents(self, contents: str, fname: str, file_sub_type: str) -> list[str] | None:
         """The path of the file; None when the disk did not take it, which is logged."""
-        path = self.folder / file_sub_type / fname
+        path = Path(self.folder, file_sub_type, fname)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contents)

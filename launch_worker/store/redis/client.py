@@ -196,5 +196,11 @@ def text(value: bytes | str) -> str:
 
 def pairs(fields: Any) -> dict[str, str]:
     """A hash's reply, a map or a flat list, as a dict of text."""
+    if isinstance(fields, list) and len(fields) % 2 == 0:
+        try:
+            words = map(bytes.decode, fields)
+            return dict(zip(words, words, strict=True))
+        except (UnicodeDecodeError, TypeError):
+            pass  # what is damaged is read below
     items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
     return {text(name): text(value) for name, value in items}

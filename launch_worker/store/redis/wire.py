@@ -72,7 +72,7 @@ class Wire:
         try:
             if self._socket is None:
                 self._socket = self._connected()
-            self._socket.sendall(_packed(*words))
+            self._socket.sendall(packed(*words))
             self._unread += 1
         except (OSError, ValueError, Again):
             self.close()
@@ -111,10 +111,10 @@ class Wire:
         made.settimeout(_ANSWER_TIMEOUT_S)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         login = [part for part in (url.username, url.password) if part]
-        steps = [_packed("AUTH", *login)] if login else []
-        steps.append(_packed("CLIENT", "SETNAME", self._name))
+        steps = [packed("AUTH", *login)] if login else []
+        steps.append(packed("CLIENT", "SETNAME", self._name))
         if url.db:
-            steps.append(_packed("SELECT", url.db))
+            steps.append(packed("SELECT", url.db))
         made.sendall(b"".join(steps))
         self._unread = len(steps)
         for _ in steps:
@@ -147,6 +147,7 @@ class _Line:
             self._wire.close()
 
 
-def _packed(*args: Any) -> bytes:
-    packed: bytes = hiredis.pack_command(args)
-    return packed
+def packed(*args: Any) -> bytes:
+    """A command as the protocol has it. Raises TypeError for what is neither text, bytes nor number."""
+    made: bytes = hiredis.pack_command(args)
+    return made
