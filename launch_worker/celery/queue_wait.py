@@ -53,6 +53,7 @@ class QueueWait:
         self._looks = 0
         #: Calls of Redis in a row that failed.
         self._failures = 0
+        self._note_outage, agent.outage.on_begin = agent.outage.on_begin, self._begin_outage
 
     def look(self) -> None:
         """Begin, renew or end the wait, as queues and slots are now; from any thread, and at once."""
@@ -74,6 +75,11 @@ class QueueWait:
         until = time.monotonic() + _END_S
         while self._has_waiter and time.monotonic() < until:
             time.sleep(0.005)
+        self._wait.drop()
+
+    def _begin_outage(self) -> None:
+        self._note_outage()
+        # Its connection may be half open: then it would wait on while Redis is back.
         self._wait.drop()
 
     def _wake(self) -> None:
