@@ -200,6 +200,7 @@ DENIED: dict[str, list[tuple[str, ...]]] = {
         *(("function", "flush"), ("function", "load", "#!lua name=x"), ("function", "delete", "x")),
         *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1"), ("hset", "launch:free:x", "slots", "9")),
         *(("lpush", "launch.direct.x", "an item"), ("linsert", "launch.direct.x", "before", "a", "b")),
+        ("lpush", "launch.wake.x", "an element"),
     ],
     "archive": [
         *(("flushall",), ("config", "get", "*"), ("keys", "*"), ("lpush", "gpu", "x"), ("brpop", "gpu", "1")),
@@ -230,7 +231,12 @@ DENIED: dict[str, list[tuple[str, ...]]] = {
     ],
     "server": [
         *(("flushall",), ("lpush", "launch.direct.x", "an item"), ("function", "load", "#!lua name=x")),
-        *(("zadd", "launch:workers", "1", "x"), ("hset", "launch:passes", "a", "1"), ("eval", "return 1", "0")),
+        *(
+            ("lpush", "launch.wake.x", "an element"),
+            ("zadd", "launch:workers", "1", "x"),
+            ("hset", "launch:passes", "a", "1"),
+            ("eval", "return 1", "0"),
+        ),
     ],
     "server-reader": [("lpush", "gpu", "x"), ("publish", "launch:news:x", "x"), ("fcall", "x", "0")],
     "scaler": [("lrange", "gpu", "0", "-1"), ("get", "launch:run:x"), ("publish", "x", "y")],
