@@ -36,13 +36,15 @@ STAMPS = "/var/lib/launch-worker/stamps"
 class Stack:
     """The services of docker-compose.yml under a project name and on ports of their own."""
 
-    def __init__(self, engine: Any, env: dict[str, str], *, env_file: Path, files: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, engine: Any, env: dict[str, str], *, project: str, env_file: Path, files: tuple[str, ...] = ()
+    ) -> None:
         self._engine = engine
         #: Words that name the files; none for compose's own choice.
         self._files = [word for name in files for word in ("-f", name)]
         # A file .env beside docker-compose.yml would be an operator's.
         self._env_file = env_file
-        self.project = f"launch-test-{secrets.token_hex(4)}"
+        self.project = project
         redis_port, self.server_port = free_port(), free_port()
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "FLOWER_"))}
         self.env = kept | env | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
@@ -75,7 +77,7 @@ class Stack:
 
     def close(self) -> None:
         self.api.store.close()
-        self.compose("down", "--volumes", "--rmi", "local", "--timeout", "1", check=False)
+        self.compose("down", "--volumes", "--timeout", "1", check=False)
 
 
 def compose_command() -> list[str]:
@@ -99,10 +101,20 @@ def env_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def project(engine: Any) -> Iterator[str]:
+    """The name of a project, whose images are built once for all stacks, one after the other."""
+    name = f"launch-test-{secrets.token_hex(4)}"
+    yield name
+    for tag in [tag for image in engine.images.list() for tag in image.tags]:
+        if tag.startswith((f"{name}_", f"{name}-")):  # compose v1 and v2
+            engine.images.remove(tag, force=True)
+
+
 @pytest.fixture
-def stack(engine: Any, env_file: Path) -> Iterator[Stack]:
+def stack(engine: Any, project: str, env_file: Path) -> Iterator[Stack]:
     images = {"LAUNCH_PYTHON_IMAGE": python_image(engine), "LAUNCH_REDIS_IMAGE": redis_image(engine)}
-    made = Stack(engine, images, env_file=env_file)
+    made = Stack(engine, images, project=project, env_file=env_file)
     try:
         made.compose("up", "--detach", "--build", "--scale", "worker-gpu=3")
         yield made
@@ -274,16 +286,21 @@ HARDENED = ("docker-compose.yml", "docker-compose.hardened.yml")
 
 
 @pytest.fixture
-def hardened(engine: Any, env_file: Path, tmp_path: Path) -> Iterator[Stack]:
+def hardened(engine: Any, project: str, env_file: Path, tmp_path: Path) -> Iterator[Stack]:
     """The hardened stack with one worker and one person, the member ada."""
     people = tmp_path / "users.toml"
-    people.write_text(f'[users.ada]\npassword = "{hash_password("ada-pw")}"\nrole = "member"\n')
+    password = hash_password("ada-pw")
+    # Without an admin the server does not listen.
+    roles = {"ada": "member", "eve": "admin"}
+    lines = [f'[users.{name}]\npassword = "{password}"\nrole = "{role}"\n' for name, role in roles.items()]
+    people.write_text("".join(lines))
     # The server's own user reads it.
     for path in (people, *list(people.parents)[:4]):
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
     images = {"LAUNCH_PYTHON_IMAGE": python_image(engine), "LAUNCH_REDIS_IMAGE": redis_image(engine)}
     passwords = {f"LAUNCH_{name}_PASSWORD": f"{name}-pw" for name in ("ADMIN", "WORKER", "SERVER", "READER")}
-    made = Stack(engine, images | passwords | {"LAUNCH_USERS": str(people)}, env_file=env_file, files=HARDENED)
+    env = images | passwords | {"LAUNCH_USERS": str(people)}
+    made = Stack(engine, env, project=project, env_file=env_file, files=HARDENED)
     try:
         made.compose("up", "--detach", "--build", "--scale", "worker-gpu=0")
         yield made
@@ -328,7 +345,7 @@ def test_the_hardened_stack_runs_what_a_member_submits_and_holds_its_job(hardene
         login = browser.post(f"{page}/login", json={"name": "ada", "password": "ada-pw"}, timeout=30)
         assert login.json()["role"] == "member", login.text
         token = browser.post(f"{page}/tokens", json={"name": "laptop"}, timeout=30).json()["token"]
-    api = Api(settings=Settings.from_env({"LAUNCH_API_URL": page.removesuffix("/api/v1"), "LAUNCH_API_TOKEN": token}))
+    api = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": token}, url=page.removesuffix("/api/v1")))
     run = submit(["python", "-c", TRIES], queue="default", api=api)
     assert run.wait(60) is RunState.FINISHED, run.logs()
     assert run.logs() == b"tried all\n"
