@@ -104,7 +104,7 @@ class Comparison:
         lines = [
             BEGIN,
             "",
-            f"Measured on {self.facts['at'][:10]} at {self.facts['commit']}: {self.facts['cores']} cores, "
+            f"Measured on {self.facts['at'][:10]} at {self.facts['commit']}: {self.facts['cores']} cores beside other work (load {self.facts['load'][0]:.0f}), "
             f"Python {self.facts['python']}, {self.facts['redis']}. "
             + ", ".join(f"{name} {version}" for name, version in self.facts["versions"].items())
             + "."
@@ -143,7 +143,8 @@ def cell(scene: dict[str, Any] | None) -> str:
     wrong = [f"{scene[name]} {word}" for name, word in WORDS.items() if scene[name]]
     truth = scene["truth_s"]
     if not wrong and truth is not None:
-        return f"✓ {truth:g} s" if truth else "✓"
+        again = [f"{scene['again']} begun again"] if scene["again"] else []
+        return ", ".join([f"✓ {truth:g} s" if truth else "✓", *again])
     late = ["the record never true"] if truth is None else [f"{truth:g} s"] if truth else []
     return ", ".join([*wrong, *late])
 

@@ -97,9 +97,10 @@ def test_a_job_whose_message_is_gone_is_not_waiting_in_truth() -> None:
 
 
 def test_a_cell_tells_in_words_what_went_wrong() -> None:
-    assert cell({**dict.fromkeys(COUNTS, 0), "truth_s": 0.0}) == "✓"
-    assert cell({**dict.fromkeys(COUNTS, 0), "truth_s": 4.5}) == "✓ 4.5 s"
-    assert cell({**dict.fromkeys(COUNTS, 0), "lost": 2, "truth_s": None}) == "2 lost, the record never true"
+    nothing = {**dict.fromkeys(COUNTS, 0), "again": 0}
+    assert cell({**nothing, "truth_s": 0.0}) == "✓"
+    assert cell({**nothing, "truth_s": 4.5, "again": 2}) == "✓ 4.5 s, 2 begun again"
+    assert cell({**nothing, "lost": 2, "truth_s": None}) == "2 lost, the record never true"
     assert cell({"why": "it has no Redis"}) == "-"
 
 
