@@ -81,9 +81,16 @@ class Comparison:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"note: {note}" for note in self._notes())])
 
-    def _again(self) -> str:
-        again = self.facts.get("played_again")
-        return f" Some scenes were played again at {again['commit']}." if again else ""
+    def _measured(self) -> str:
+        """One paragraph: when, where, and which versions."""
+        facts = self.facts
+        versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+        again = facts.get("played_again")
+        return (
+            f"Measured on {facts['at'][:10]} at {facts['commit']} with {facts['cores']} cores (load {facts['load'][0]:.0f} "
+            f"before), Python {facts['python']}, {facts['redis']}. {versions}."
+            + (f" Some scenes were played again at {again['commit']}." if again else "")
+        )
 
     def _figures(self, scene: dict[str, Any]) -> list[str]:
         if "why" in scene:
@@ -104,11 +111,7 @@ class Comparison:
         lines = [
             BEGIN,
             "",
-            f"Measured on {self.facts['at'][:10]} at {self.facts['commit']}: {self.facts['cores']} cores beside other work (load {self.facts['load'][0]:.0f}), "
-            f"Python {self.facts['python']}, {self.facts['redis']}. "
-            + ", ".join(f"{name} {version}" for name, version in self.facts["versions"].items())
-            + "."
-            + self._again(),
+            self._measured(),
             "",
             _row(["what happens", *systems.values()]),
             _row(["---"] * (len(systems) + 1)),
