@@ -87,8 +87,8 @@ class Comparison:
         versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
         again = facts.get("played_again")
         return (
-            f"Measured on {facts['at'][:10]} at {facts['commit']} with {facts['cores']} cores (load {facts['load'][0]:.0f} "
-            f"before), Python {facts['python']}, {facts['redis']}. {versions}."
+            f"Measured on {facts['at'][:10]} at {facts['commit']} with {facts['cores']} cores "
+            f"(load {facts['load'][0]:.0f} before), Python {facts['python']}, {facts['redis']}. {versions}."
             + (f" Some scenes were played again at {again['commit']}." if again else "")
         )
 
