@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
-from launch_worker.errors import LaunchError, UnknownRunError
+from launch_worker.errors import LaunchError, RedisFullError, UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
@@ -209,22 +210,50 @@ class Attempts(Server):
         an end that is not now, `used` what the attempt used, and `leaves_outputs` says whether outputs of it wait to be
         sent; None where that is not known.
         """
-        outcome = step.outcome
-        exit_code = "" if outcome.exit_code is None else outcome.exit_code
-        retry_us = -1 if step.retry_delay_s is None else as_us(step.retry_delay_s)
-        who = (record.id, record.token, record.attempt, owner, record.worker)
-        labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
-        shown = free.to_json() if free is not None else ""
-        ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
-        changes = (step.retried, step.avoid, step.needs, "" if leaves_outputs is None else int(leaves_outputs))
-        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used, *changes)
-        answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
+        call = partial(self._call, "finish", *_report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs))
+        answer = cast(FinishWord, text(call()))
         if answer == "unknown":
             self.restore(record, owner=owner)
-            answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
-        if answer == "done" and outcome.late_exit:
-            self.note_late_exit(record.id, record.token, outcome.late_exit)
+            answer = cast(FinishWord, text(call()))
+        if answer == "done" and step.outcome.late_exit:
+            self.note_late_exit(record.id, record.token, step.outcome.late_exit)
         return answer == "done"
+
+    def finish_and_claim(
+        self,
+        record: Record,
+        step: NextStep,
+        *,
+        lists: Sequence[str],
+        slot: str,
+        nonce: str,
+        owner: str,
+        worker: str,
+        host: str,
+        lease_s: float,
+        free: FreeCapacity,
+        pid: int | None = None,
+        ended_ago_s: float | None = None,
+        used: KeptUsage = NO_USAGE,
+        leaves_outputs: bool | None = None,
+    ) -> tuple[bool, tuple[Record | None, str] | None]:
+        """`finish`, and in the same step a plain `claim_next` for the slot that comes free.
+
+        Returns the answers of both; None for that of the claim where none was made: the end was refused, memory is full,
+        or Redis has just started. A repeated call gets the same run. `record` was claimed by `owner` and `worker`.
+        """
+        report = _report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs)
+        asked = (slot, nonce, as_us(lease_s), host, item_schema.VERSION, len(free.queues), len(lists))
+        try:
+            word, *claimed = self._call("finish_and_claim", *asked, *free.queues, *lists, *report)
+        except RedisFullError:
+            word, claimed = b"", []
+        if text(word) in ("", "unknown"):
+            more = {"pid": pid, "ended_ago_s": ended_ago_s, "used": used, "leaves_outputs": leaves_outputs}
+            return self.finish(record, step, owner=owner, free=free, **more), None
+        if step.outcome.late_exit and text(word) == "done":
+            self.note_late_exit(record.id, record.token, step.outcome.late_exit)
+        return text(word) == "done", _claimed(claimed[0]) if claimed else None
 
     def keep_outputs(
         self, run_id: str, attempt: int, token: int, *, files: int, size: int, left_out: int
@@ -302,6 +331,37 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as, step.retried, step.avoid]
 
 
+def _report(
+    record: Record,
+    step: NextStep,
+    owner: str,
+    free: FreeCapacity | None,
+    pid: int | None,
+    ended_ago_s: float | None,
+    used: KeptUsage,
+    leaves_outputs: bool | None,
+) -> list[str | int]:
+    """The arguments of the `finish` script, without the last ones that say nothing: each takes Redis a microsecond."""
+    outcome = step.outcome
+    usage, samples = used
+    report: list[str | int] = [
+        *(record.id, record.token, record.attempt, owner, record.worker, outcome.state.value),
+        "" if outcome.exit_code is None else outcome.exit_code,
+        "" if pid is None else pid,
+        "" if ended_ago_s is None else max(0, as_us(ended_ago_s)),
+        usage,
+        "" if free is None else free.to_json(),
+        *(outcome.reason, outcome.phase, outcome.message[:8000], outcome.signal),
+        *(("", "", "") if step.retry_delay_s is None else (as_us(step.retry_delay_s), step.retry_reason, step.counts_as)),
+        samples,
+        "" if leaves_outputs is None else int(leaves_outputs),
+        *(step.retried, step.avoid, step.needs),
+    ]
+    while report[-1] == "":
+        report.pop()
+    return report
+
+
 def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
     """The value of a reply of the `claim` script."""
     word, answer, *more = reply
@@ -309,5 +369,7 @@ def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
         return None, NotConsumed.of(text(answer), text(more[0]), int(more[1]))
     if word != 1:
         return None, NOT_PLAIN if word == 2 else text(answer)
-    fields = pairs(answer)
+    changes = iter(more[0])
+    fields = pairs(answer) | {text(name): value and text(value) for name, value in zip(changes, changes, strict=True)}
+    fields = {name: value for name, value in fields.items() if value is not None}
     return record_of(fields["id"], fields), ""

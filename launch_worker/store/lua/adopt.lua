@@ -27,4 +27,5 @@ redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
 if state == 'Crashed' then revive(id, now, run[5], worker) end
 -- These are no fields of a record: one that somebody wrote into it must not stand for the queue's settings.
 drop(id, 'queue_config', 'waiting')
+write_out(id)
 return {'done', redis.call('HGETALL', run_key(id))}

@@ -41,7 +41,7 @@ SUBJECTS = (
         "waiting",
         "attempt",
     ),
-    *("due", "create", "server", "functions"),
+    *("due", "create", "server", "claims", "ends", "functions"),
 )
 # Found by the path of this file: importing importlib.resources takes longer than reading all files.
 LUA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "lua")

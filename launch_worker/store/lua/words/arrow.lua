@@ -8,7 +8,7 @@ local function note(id, state, at, attempt, worker, reason, more)
   local line = '{"state":"' .. state .. '","at":' .. at
   attempt = tonumber(attempt) or 0
   if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
-  if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
+  if worker and worker ~= '' then line = line .. ',"worker":' .. as_json(worker) end
   if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
   if more.exit_code and more.exit_code ~= '' then line = line .. ',"exit_code":' .. int(tonumber(more.exit_code)) end
   if more.signal and more.signal ~= '' then line = line .. ',"signal":' .. cjson.encode(more.signal) end
@@ -58,7 +58,7 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   more = more or NO_MORE
   local at = int(now)
   local ended_at = more.ended_at and int(more.ended_at) or at
-  local created = get(id, 'created_at')[1] or ''
+  local created = field_of(id, 'created_at') or ''
   -- Text as it is: Lua is slow to print a number.
   if #created > 18 or not string.find(created, '^%d+$') then created = at end
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
@@ -71,7 +71,7 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   local lines, line = note(id, to, at, attempt, worker, reason, more)
   add_arrow(id, lines, line, to, at, ended_at, more)
   count_in_group(id, from, to)
-  local notify = get(id, 'notify')[1]
+  local notify = field_of(id, 'notify')
   if notify and notify ~= '' and not group_of(id) then NOTICES.tell_arrow(id, notify, from, to, now, reason, more) end
   if from == 'Running' or to == 'Running' then count_places(id, to == 'Running' and 'SADD' or 'SREM') end
   if from == 'Pending' or to == 'Pending' then count_waiting(id, to == 'Pending' and 'SADD' or 'SREM') end
@@ -80,15 +80,16 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
     if FINAL[from] then unlist_ended(id) end
     redis.call('ZADD', 'launch:ended', ended_at, id)
     redis.call('ZREM', 'launch:leases', id)
-    if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
-    drop(id, 'preempting', 'start_at', 'held')
+    if field_of(id, 'cancel_at') then redis.call('ZREM', 'launch:cancels', id) end
+    local run = record_of(id, 'preempting', 'start_at', 'held')
+    if run.preempting or run.start_at or run.held then drop(id, 'preempting', 'start_at', 'held') end
   elseif FINAL[from] then
     drop(id, 'ended_at')
     unlist_ended(id)
     SWEEPS.rejoin(id)
   end
   if from == 'Pending' and to == 'Running' then SWEEPS.forget_curve(id) end
-  if FINAL[from] then COUNTS.add(get(id, 'queue')[1], 'left:' .. from, '1') end
+  if FINAL[from] then COUNTS.add(field_of(id, 'queue'), 'left:' .. from, '1') end
   if FINAL[to] then COUNTS.add_end(id, from, to, tonumber(ended_at)) end
 end
 

@@ -66,8 +66,9 @@ local COUNTS = (function()
   -- Counts an arrow into a final state.
   function made.add_end(id, from, to, ended_at)
     if from == 'Pending' then return made.add(get(id, 'queue')[1], 'end:' .. to .. ':-', '1') end
-    local queue, started_at = unpack(get(id, 'queue', 'started_at'))
-    local us = math.max(0, ended_at - (tonumber(started_at or '') or ended_at))
+    local run = record_of(id, 'queue', 'started_at')
+    local queue, started_at = run.queue, run.started_at
+    local us = math.max(0, ended_at - (started_at and tonumber(started_at) or ended_at))
     made.add(queue, 'end:' .. to .. ':' .. bucket_of(us), '1')
     made.add(queue, 'ran:' .. to, int(us))
   end

@@ -17,21 +17,21 @@ local function is_queue_name(queue) return queue and #queue <= 100 and string.fi
 -- harmless with any value, are not checked. Fields that only the worker reads are checked by the worker
 -- (`Record.check`).
 local function damage_of(id)
-  local run = get(id, 'id', 'queue', 'attempt', 'first_attempt', 'token', 'seq', 'version', 'needs', 'name')
+  local run = record_of(id, 'id', 'queue', 'attempt', 'first_attempt', 'token', 'seq', 'version', 'needs', 'name')
   if #id ~= 15 or string.find(id, '[^0-9a-hjkmnp-tv-z]') then return 'its id is not a run id' end
-  if run[1] and run[1] ~= id then return 'its id is another one than that of its key' end
-  if not is_queue_name(run[2]) then return 'its queue has no valid name' end
-  if not whole(run[3], 0, MOST_ATTEMPTS - 1) then
+  if run.id and run.id ~= id then return 'its id is another one than that of its key' end
+  if not is_queue_name(run.queue) then return 'its queue has no valid name' end
+  if run.attempt ~= '0' and not whole(run.attempt, 0, MOST_ATTEMPTS - 1) then
     return 'its attempt is not a whole number below ' .. int(MOST_ATTEMPTS)
   end
-  if not whole(run[4], 0, MOST_ATTEMPTS) then return 'its first_attempt is not a whole number' end
-  if not whole(run[5], 0, MOST_TOKEN) then return 'its token is not a whole number below 2^53' end
-  if not whole(run[6], 0, MOST_TOKEN) then return 'its seq is not a whole number' end
-  if run[7] and not whole(run[7], 1, 1000) then return 'its version is not a whole number from 1 to 1000' end
-  if run[8] and run[8] ~= '' and not string.find(run[8], '^%d+:%d+:%d+$') then
+  if run.first_attempt ~= '1' and not whole(run.first_attempt, 0, MOST_ATTEMPTS) then return 'its first_attempt is not a whole number' end
+  if run.token ~= '0' and not whole(run.token, 0, MOST_TOKEN) then return 'its token is not a whole number below 2^53' end
+  if run.seq ~= '1' and not whole(run.seq, 0, MOST_TOKEN) then return 'its seq is not a whole number' end
+  if run.version and not whole(run.version, 1, 1000) then return 'its version is not a whole number from 1 to 1000' end
+  if run.needs and run.needs ~= '' and not string.find(run.needs, '^%d+:%d+:%d+$') then
     return 'its needs are not GPUS:MILLICORES:BYTES'
   end
-  if not run[9] then return 'it has no name' end
+  if not run.name then return 'it has no name' end
 end
 
 -- Keeps a malformed item or a damaged key for reading: `launch-worker doctor` shows it.

@@ -11,17 +11,26 @@
 -- and folders for them. All others go on: running attempts are renewed, write within their bounds and end, passes delete
 -- old runs, and people stop what they like.
 local NOT_WHEN_FULL = {
-  claim = true, create = true, create_sweep = true, fire = true, keep_upload = true, next_run = true, requeue = true,
+  claim = true, create = true, create_sweep = true, finish_and_claim = true, fire = true, keep_upload = true, next_run = true, requeue = true,
   retry_group = true,
 }
 
+-- The table, if it is empty, or a new one: most of these tables stay empty in most calls.
+local function emptied_of(known) return next(known) == nil and known or {} end
+
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
-  known_settings, known_allowances, known_of_users = {}, {}, {}
-  seen, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, 0
-  followed = nil
-  emptied, announced, telling = {}, {}, {ends = {}, projects = {}}
-  to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
+  seen, unwritten, moves, followed, time_of_call = {}, {}, 0, nil, nil
+  known_settings, known_allowances, known_of_users = {}, emptied_of(known_allowances), emptied_of(known_of_users)
+  shown, promised, served, woken = emptied_of(shown), emptied_of(promised), emptied_of(served), emptied_of(woken)
+  emptied, announced = emptied_of(emptied), emptied_of(announced)
+  if next(telling.ends) or next(telling.projects) then telling = {ends = {}, projects = {}} end
+  if next(to_add.queues) then to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}} end
+end
+
+-- Writes what a call has changed of records, also where the call ends with an error.
+local function end_call()
+  for id in pairs(unwritten) do write_out(id) end
 end
 
 -- Makes a function of a script: `script` gets the arguments of a call.
@@ -30,7 +39,10 @@ local function define(name, script)
     function_name = LIBRARY .. '_' .. name,
     callback = function(_, arguments)
       start_call()
-      return script(arguments)
+      local fine, answer = pcall(script, arguments)
+      end_call()
+      if not fine then error(answer, 0) end
+      return answer
     end,
     flags = NOT_WHEN_FULL[name] and {} or {'allow-oom'},
   }

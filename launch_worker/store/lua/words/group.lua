@@ -16,7 +16,8 @@ end
 
 -- The group of a run, the key of that group's record, and whether it is a sweep; nil for a run of no group.
 local function group_of(id)
-  local array, sweep = unpack(get(id, 'array', 'sweep', 'attempt', 'notify'))
+  local record = record_of(id, 'array', 'sweep', 'attempt', 'notify')
+  local array, sweep = record.array, record.sweep
   if array and array ~= '' then return array, group_key(array), false end
   if sweep and sweep ~= '' then return sweep, sweep_key(sweep), true end
 end
@@ -31,7 +32,7 @@ local function count_in_group(id, from, to)
   local group, key, is_sweep = group_of(id)
   -- A run may outlive its sweep, whose record must not come back.
   if not group or is_sweep and type(redis.pcall('HGET', key, 'state')) ~= 'string' then return end
-  local attempt = get(id, 'attempt')[1]
+  local attempt = field_of(id, 'attempt')
   local left = redis.pcall('HINCRBY', key, kind_of(from, attempt), -1)
   redis.pcall('HINCRBY', key, kind_of(to, attempt), 1)
   if FINAL[to] then

@@ -2,7 +2,8 @@
 
 -- Takes a run out of the line in which it is parked.
 local function unpark(id)
-  local parked, queue = unpack(get(id, 'parked', 'queue'))
+  local run = record_of(id, 'parked', 'queue')
+  local parked, queue = run.parked, run.queue
   if not parked then return end
   drop(id, 'parked')
   local group, name = string.match(parked, '^([^/]+)/(.*)$')
@@ -25,13 +26,13 @@ end
 
 -- Takes a Pending run out of the list, line or set in which it waits.
 local function withdraw(id)
-  local run = get(id, 'queue', 'priority', 'list', 'due_at')
-  if not run[1] then return end
-  redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
-  if run[4] then redis.call('ZREM', 'launch:due', id) end
-  redis.call('ZREM', 'launch:line:' .. run[1], id)
-  unpark(id)
-  drop(id, 'due_at', 'list')
+  local run = record_of(id, 'queue', 'priority', 'list', 'due_at', 'parked')
+  if not run.queue then return end
+  redis.call('ZREM', 'launch:dispatched:' .. (run.list or list_of(run.queue, run.priority)), id)
+  if run.due_at then redis.call('ZREM', 'launch:due', id) end
+  redis.call('ZREM', 'launch:line:' .. run.queue, id)
+  if run.parked then unpark(id) end
+  if run.due_at or run.list then drop(id, 'due_at', 'list') end
 end
 
 -- Parks a ready run in a line of a group, with the run's usual rank.

@@ -9,19 +9,18 @@ end
 
 -- The number of GPUs for which a run counts, and its allowances; 0 without an allowance.
 local function gpus_of(id)
-  local allowances = get(id, 'allowances')[1]
+  local allowances = field_of(id, 'allowances')
   if not allowances or allowances == '' then return 0 end
-  return tonumber(string.match(get(id, 'needs')[1] or '', '^%d+') or '0'), allowances
+  return tonumber(string.match(field_of(id, 'needs') or '', '^%d+') or '0'), allowances
 end
 
 -- The groups whose limits a Running run counts for. A pool is not among them: its count is the sum over its queues.
 local function places_of(id)
-  local run = get(id, 'queue', 'concurrency_key', 'array_limit', 'array', 'allowances')
-  local groups = {}
-  if run[1] then groups[1] = 'queue:' .. run[1] end
-  if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
-  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[4] end
-  for name in names_in(run[5]) do groups[#groups + 1] = 'allowance:' .. name end
+  local run = record_of(id, 'queue', 'concurrency_key', 'array_limit', 'array', 'allowances')
+  local groups = run.queue and {'queue:' .. run.queue} or {}
+  if run.concurrency_key and run.concurrency_key ~= '' then groups[#groups + 1] = 'key:' .. run.concurrency_key end
+  if run.array_limit and run.array_limit ~= '' then groups[#groups + 1] = 'array:' .. run.array end
+  for name in names_in(run.allowances) do groups[#groups + 1] = 'allowance:' .. name end
   return groups
 end
 
@@ -42,7 +41,7 @@ end
 
 -- The same of a Pending run, for the allowances' numbers of waiting runs.
 local function count_waiting(id, command)
-  for name in names_in(get(id, 'allowances')[1]) do redis.call(command, 'launch:places:waiting:' .. name, id) end
+  for name in names_in(field_of(id, 'allowances')) do redis.call(command, 'launch:places:waiting:' .. name, id) end
 end
 
 -- Why a new run that would wait breaks an allowance, or would wait for ever, as words; nil for none.
@@ -81,32 +80,34 @@ local function count_of(group)
   return count
 end
 
+local function is_full(group, limit) return limit and count_of(group) >= limit end
+
+local NO_SETTINGS = {}
 -- The limit that a run would break if it ran now: its group, the line of that group in which the run would wait, and
 -- the reason. nil for none.
 local function no_room(id)
-  local run = get(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit', 'allowances')
-  local queue = run[1]
+  local run = record_of(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit', 'allowances')
+  local queue, key, array = run.queue, run.concurrency_key, run.array
   local of_queue = settings_of('queue', queue)
   local pool = of_queue.pool
-  local of_pool = pool and settings_of('pool', pool) or {}
+  local of_pool = pool and settings_of('pool', pool) or NO_SETTINGS
   if of_queue.paused then return 'queue:' .. queue, queue, 'queue paused' end
   if of_pool.paused then return 'pool:' .. pool, queue, 'pool ' .. pool .. ' paused' end
-  local function is_full(group, limit) return limit and count_of(group) >= limit end
-  local group, limit = 'array:' .. (run[4] or ''), tonumber(run[5] or '')
-  if group ~= 'array:' and is_full(group, limit) then
-    return group, queue, 'limit ' .. int(limit) .. ' of array ' .. run[4] .. ' reached'
+  local limit = run.array_limit and tonumber(run.array_limit)
+  if array and array ~= '' and is_full('array:' .. array, limit) then
+    return 'array:' .. array, queue, 'limit ' .. int(limit) .. ' of array ' .. array .. ' reached'
   end
-  group, limit = 'key:' .. (run[2] or ''), tonumber(run[3] or '') or 1
-  if group ~= 'key:' and is_full(group, limit) then
-    return group, queue .. '/' .. int(limit), 'limit ' .. int(limit) .. ' of key ' .. run[2] .. ' reached'
+  limit = run.limit_key and tonumber(run.limit_key) or 1
+  if key and key ~= '' and is_full('key:' .. key, limit) then
+    return 'key:' .. key, queue .. '/' .. int(limit), 'limit ' .. int(limit) .. ' of key ' .. key .. ' reached'
   end
-  if is_full('queue:' .. queue, of_queue.limit) then
+  if of_queue.limit and is_full('queue:' .. queue, of_queue.limit) then
     return 'queue:' .. queue, queue, 'limit ' .. int(of_queue.limit) .. ' of queue ' .. queue .. ' reached'
   end
-  if pool and is_full('pool:' .. pool, of_pool.limit) then
+  if of_pool.limit and is_full('pool:' .. pool, of_pool.limit) then
     return 'pool:' .. pool, queue, 'limit ' .. int(of_pool.limit) .. ' of pool ' .. pool .. ' reached'
   end
-  for name in names_in(run[6]) do
+  for name in names_in(run.allowances) do
     local most, gpus = allowance_of(name), gpus_of(id)
     if is_full('allowance:' .. name, most.running) then
       return 'allowance:' .. name, queue, words_for_allowance(name) .. ' may have ' .. int(most.running) .. ' running runs'

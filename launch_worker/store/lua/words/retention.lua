@@ -34,5 +34,5 @@ local function forget(id)
   if redis.call('EXISTS', group_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
   for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
   redis.call('DEL', unpack(gone))
-  seen[id] = nil
+  seen[id], unwritten[id] = nil, nil
 end

@@ -1,16 +1,17 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
--- The limit, paused, pool, rank and admits of a queue or a pool; with `with_config` its configuration too. Where the key
--- is of another type the configuration is one that nobody can read: '' would ask for no sandbox and for no signatures.
-local function settings_of(kind, name, with_config)
+-- The limit, paused, pool, rank, admits and config of a queue or a pool. Where the key is of another type the configuration
+-- is one that nobody can read: '' would ask for no sandbox and for no signatures.
+local function settings_of(kind, name)
   local key = 'launch:' .. kind .. ':' .. name
   local known = known_settings[key]
-  if not known or (with_config and not known.config) then
-    local found = with_config and redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits', 'config')
-      or redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits')
-    known = found.err and {config = 'damaged'} or {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3],
-      rank = tonumber(found[4] or ''), admits = found[5], config = with_config and (found[6] or '')}
+  if not known then
+    -- Most queues have few settings, or none: the key as a whole costs less than the fields by their names.
+    local found = redis.pcall('HGETALL', key)
+    known = {config = found.err and 'damaged' or ''}
+    for at = 1, #found, 2 do known[found[at]] = found[at + 1] end
+    known.limit, known.rank, known.paused = tonumber(known.limit or ''), tonumber(known.rank or ''), known.paused == '1'
     known_settings[key] = known
   end
   return known
@@ -74,10 +75,10 @@ local function why_not_admitted(what, admits, groups, priority)
 end
 
 -- The configuration of a queue, as JSON; '' for none.
-local function queue_config(queue) return settings_of('queue', queue, true).config end
+local function queue_config(queue) return settings_of('queue', queue).config end
 
 -- The configuration of a queue's pool, as JSON; '' for none.
 local function pool_config(queue)
-  local pool = settings_of('queue', queue, true).pool
-  return pool and settings_of('pool', pool, true).config or ''
+  local pool = settings_of('queue', queue).pool
+  return pool and settings_of('pool', pool).config or ''
 end

@@ -8,7 +8,7 @@ local SWEEPS = {
 
 -- The sweep that made a run, and the run's number in that sweep; nil for a run of no sweep.
 function SWEEPS.of(id)
-  local sweep = get(id, 'sweep')[1]
+  local sweep = field_of(id, 'sweep')
   if not sweep or sweep == '' then return nil end
   local index = redis.call('ZSCORE', sweep_key(sweep) .. ':runs', id)
   if index then return sweep, index end
@@ -197,6 +197,7 @@ end
 
 -- Forgets the metrics of a run's earlier attempt: the new attempt sends its own.
 function SWEEPS.forget_curve(id)
+  if not field_of(id, 'sweep') then return end
   pcall(function()
     local sweep, index = SWEEPS.of(id)
     if sweep then

@@ -1,11 +1,24 @@
 -- Numbers, times, and text as Redis, JSON and Celery need them.
 
 -- A number as text. Lua itself would print one above 2^47 as 1.7e+15.
-local function int(number) return string.format('%.0f', number) end
+local last_number, last_text
+local function int(number)
+  -- Most numbers of a call are its time.
+  if number == last_number then return last_text end
+  -- As a whole number where it is one: C prints those four times as fast.
+  local is_whole = number % 1 == 0 and number < 9007199254740992 and number > -9007199254740992
+  last_number, last_text = number, string.format(is_whole and '%d' or '%.0f', number)
+  return last_text
+end
 
+-- The server's time, which stands still during a call; nil until this call has asked.
+local time_of_call
 local function now_us()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+  if not time_of_call then
+    local time = redis.call('TIME')
+    time_of_call = time[1] * 1000000 + time[2]
+  end
+  return time_of_call
 end
 
 -- The number that a text of digits stands for, within bounds; nil for every other text.
@@ -21,6 +34,13 @@ local function at_most(text, most) return math.max(0, math.min(tonumber(text) or
 local MOST_AT_ONCE = 2000
 -- The number of bytes of JSON that is read at most.
 local MOST_JSON = 4194304
+
+local last_word, last_json
+-- A text as JSON. Most of a call, and of many calls, is one worker's name.
+local function as_json(text)
+  if text ~= last_word then last_word, last_json = text, cjson.encode(text) end
+  return last_json
+end
 
 local function decoded(text)
   if text and #text > MOST_JSON then return nil end
