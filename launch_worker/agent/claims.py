@@ -29,6 +29,7 @@ from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store.attempts import NOT_PLAIN, NotConsumed
 from launch_worker.store.store import Store
@@ -65,6 +66,45 @@ class _Claim:
     sent_at: float = 0.0
 
 
+class NextClaim:
+    """The claim of a slot's next run, made with the report of its last one; one for each report, in its thread."""
+
+    def __init__(self, claims: Claims, lists: Callable[[], Sequence[str]], slot: str) -> None:
+        """`lists` gives those to claim from when the report is sent; none where the slot takes no further run."""
+        self._claims = claims
+        self._lists = lists
+        self._slot = slot
+        self._nonce = secrets.token_hex(8)
+        #: Lists that were asked; the slot is taken from then on.
+        self._asked: Sequence[str] = ()
+        self._sent: SentClaim | None = None
+
+    def finish(self, record: Record, step: NextStep, *, free: FreeCapacity | None, **facts: Any) -> bool:
+        """What `Store.finish` does; a repeated call asks for the same run."""
+        if free is not None and not self._asked:
+            self._asked = self._claims.lists_with_slot(self._lists)
+        if free is None or not self._asked:
+            return self._claims.store.finish(record, step, free=free, **facts)
+        sent_at = boot_time_s()
+        about = {"lists": self._asked, "slot": self._slot, "nonce": self._nonce, **self._claims.claimer}
+        accepted, answer = self._claims.store.finish_and_claim(record, step, free=free, **facts | about)
+        if answer is not None:
+            self._sent = SentClaim(self._nonce, sent_at, lambda: answer)
+        return accepted
+
+    def take_up(self) -> Attempt | None:
+        """The attempt of the run that was claimed, or None; called once, after the report, whatever became of that."""
+        asked, self._asked = self._asked, ()
+        if asked and self._sent is None:
+            self._claims.leave_slot()
+        return self._claims.claim_next(asked, self._slot, self._sent) if self._sent is not None else None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether Redis has said which run is next, or that none is."""
+        return self._sent is not None
+
+
 class Claims:
     """Claims runs in their callers' threads; each attempt has a slot and a lease from then on. Thread-safe."""
 
@@ -84,7 +124,7 @@ class Claims:
         signatures: Signatures,
     ) -> None:
         self._signatures = signatures
-        self._store = store
+        self.store = store
         self._settings = settings
         self._outage = outage
         self._intake = intake
@@ -94,7 +134,7 @@ class Claims:
         self._reports = reports
         self._workplace = workplace
         #: Arguments of every claim.
-        self._claimer: dict[str, Any] = {
+        self.claimer: dict[str, Any] = {
             "owner": identity.owner,
             "worker": identity.worker,
             "host": identity.host,
@@ -110,7 +150,7 @@ class Claims:
         `sent`: the claim of the same run that `send_claim` has sent.
         """
         return self._take(
-            partial(self._store.claim, run_id, seq),
+            partial(self.store.claim, run_id, seq),
             f"run={run_id}",
             instead=lambda: self._put_back(run_id, seq),
             sent=sent,
@@ -125,7 +165,7 @@ class Claims:
             return None
         nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
         try:
-            answer = self._store.send_claim(run_id, seq, nonce=nonce, **self._claimer)
+            answer = self.store.send_claim(run_id, seq, nonce=nonce, **self.claimer)
         except LaunchError as error:
             log.debug("run.claim_unsent run=%s: %s", run_id, error)
         if answer is None:
@@ -133,13 +173,25 @@ class Claims:
             return None
         return SentClaim(nonce, sent_at, answer)
 
-    def claim_next(self, lists: Sequence[str], slot: str) -> Attempt | None:
+    def claim_next(self, lists: Sequence[str], slot: str, sent: SentClaim | None = None) -> Attempt | None:
         """Pop and claim the next run of these lists in one step, for a slot that has just concluded one.
 
-        Returns None when no run can be executed, or anything is in the way: the broker's client finds out what.
+        Returns None when no run can be executed, or anything is in the way: the broker's client finds out what. `sent`:
+        the same claim that was made already.
         """
-        begun = self._take(partial(self._store.claim_next, lists, slot=slot), f"slot={slot}")
+        begun = self._take(partial(self.store.claim_next, lists, slot=slot), f"slot={slot}", sent=sent)
         return begun if isinstance(begun, Attempt) else None
+
+    def lists_with_slot(self, lists: Callable[[], Sequence[str]]) -> Sequence[str]:
+        """The lists, with a slot for their next run; none where there is no slot, or anything else is in the way."""
+        if not self._intake.is_open or self._intake.unable:
+            return ()
+        found = lists()
+        return found if found and self._attempts.take_free_slot() else ()
+
+    def leave_slot(self) -> None:
+        """Leave the slot of `lists_with_slot`, for which no claim was answered."""
+        self._attempts.leave_slot()
 
     def _take(
         self,
@@ -160,7 +212,7 @@ class Claims:
                 self._attempts.enter(begun)
         except DamagedError as error:
             log.error("run.refused %s: %s", what, error)
-            self._store.refuse("", f"the record of a run is damaged ({what}): {error}", b"")
+            self.store.refuse("", f"the record of a run is damaged ({what}): {error}", b"")
         except BrokerUnavailableError as error:
             log.warning("run.left %s: this worker stops while Redis is away. %s", what, error)
         finally:
@@ -213,7 +265,7 @@ class Claims:
         """Claim a run, where Redis does not know this worker as a consumer of its queue after telling Redis."""
         record, why = self._claim_with_needs(claim)
         if isinstance(why, NotConsumed):
-            claim.send = partial(self._store.claim, why.run_id, why.seq)
+            claim.send = partial(self.store.claim, why.run_id, why.seq)
             if why.queue in self._registration.queues:
                 # No heartbeat has listed the queue yet, or Redis struck this worker off while it was frozen.
                 self._outage.repeat(self._registration.renew)
@@ -250,13 +302,13 @@ class Claims:
             if self._intake.is_draining:
                 return None, "the worker drains"
             claim.sent_at = boot_time_s()
-            return claim.send(nonce=claim.nonce, **self._claimer, **room)
+            return claim.send(nonce=claim.nonce, **self.claimer, **room)
 
         return self._outage.repeat(send)
 
     def _put_back(self, run_id: str, seq: int) -> None:
         try:
-            self._store.put_back(run_id, seq)
+            self.store.put_back(run_id, seq)
         except LaunchError as error:
             log.warning("run.item_dropped run=%s: it is published again later. %s", run_id, error)
 

@@ -6,12 +6,12 @@ Its names are those of W&B's `LaunchAgent`, and the quoted sentences are W&B's. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from launch_worker.agent.attempts import Ended
 from launch_worker.agent.capacity import Capacity
-from launch_worker.agent.claims import SentClaim
+from launch_worker.agent.claims import NextClaim, SentClaim
 from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.outage import Outage
@@ -241,6 +241,11 @@ class LaunchAgent:
         For a slot (any name, one call at a time) that has just come free; None when the broker's client must see to it.
         """
         return self._parts.claims.claim_next(self.lists(queues, strict=strict), slot)
+
+    def next_claim(self, queues: Callable[[], Sequence[str]], *, slot: str, strict: bool = False) -> NextClaim:
+        """What claims as `claim_next` does, together with the end of the slot's run; `queues` is asked at that end."""
+        items = self._parts.items
+        return NextClaim(self._parts.claims, lambda: (found := queues()) and items.lists(found, strict=strict), slot)
 
     def see_to_its_end(self, attempt: Attempt) -> Ended:
         """Execute a claimed run to its end, in the calling thread. Returns as `run`."""

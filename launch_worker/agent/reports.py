@@ -133,7 +133,10 @@ class Reports:
             self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
             deliver(keep)
             is_behind = self._checkpoints.before_end(attempt, outcome, step)
-            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s, used, leaves_outputs))
+            # Only of a run that is over: one that is tried again may be the next one here.
+            by = attempt.finish if step.retry_delay_s is None and not is_behind else None
+            facts = (pid, used, leaves_outputs, by)
+            accepted = deliver(lambda: self.finish(record, step, boot_time_s() - ended_s, *facts))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -153,13 +156,14 @@ class Reports:
         self,
         record: Record,
         step: NextStep,
-        pid: int | None = None,
         ended_ago_s: float | None = None,
+        pid: int | None = None,
         used: KeptUsage = NO_USAGE,
         leaves_outputs: bool | None = None,
+        by: Callable[..., bool] | None = None,
     ) -> bool:
         """Have Redis end a run, or try it again. False when the attempt was superseded."""
-        return self._store.finish(
+        return (by or self._store.finish)(
             record,
             step,
             owner=self._identity.owner,

@@ -76,6 +76,8 @@ class Attempt:
     #: Whether the job goes on from a checkpoint of an earlier attempt.
     is_resumed: bool = False
     job: Job | None = None
+    #: Writes the end to Redis, in place of `Store.finish`, where the slot's next run is claimed with it.
+    finish: Callable[..., bool] | None = None
     #: Seconds for which another worker has supervised the job.
     ran_s: float = 0.0
     #: Monotonic time at which the job began; None before.

@@ -117,43 +117,56 @@ class RunRequest(Request):  # type: ignore[misc]
         run_id, seq = self.args
         self.launch.note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
+
+        def queues() -> list[str]:
+            is_over = self.is_rate_limited or time.monotonic() >= until
+            return [] if is_over else self.launch.open_queues()
+
         try:
-            is_followed = self._execute(lambda: agent.claim(run_id, seq, self._sent))
-            while (
-                is_followed
-                and not self.is_rate_limited
-                and time.monotonic() < until
-                and (attempt := _next_attempt(agent, self.launch)) is not None
-            ):
+            attempt = self._execute(lambda: agent.claim(run_id, seq, self._sent), queues)
+            while attempt is not None:
                 ended, request = request, RunRequest.of(attempt.record, self.launch, hostname=self.hostname)
                 # In this order: Celery takes no message for a slot that is not free.
                 worker_state.task_reserved(request)
                 worker_state.task_ready(ended)
                 # A revoked run is cancelled through its record.
                 request.revoked()
-                is_followed = request._execute(lambda attempt=attempt: attempt)  # type: ignore[misc]
+                attempt = request._execute(lambda attempt=attempt: attempt, queues)  # type: ignore[misc]
         finally:
             worker_state.task_ready(request)
 
-    def _execute(self, claim: Callable[[], Attempt | Ended]) -> bool:
-        """Claim a run and execute it to its end; returns whether more runs waited behind it.
+    def _execute(self, claim: Callable[[], Attempt | Ended], queues: Callable[[], list[str]]) -> Attempt | None:
+        """Claim a run and execute it to its end; returns the next attempt of the slot, where more runs waited.
 
-        Of a run that is not claimed nothing is shown: it waits elsewhere, or another worker has it.
+        `queues` gives those of which the slot may take a run then. Of a run that is not claimed nothing is shown: it
+        waits elsewhere, or another worker has it.
         """
         began = self.time_start = time.time()
         worker_state.task_accepted(self)
         begun: Attempt | Ended = None
+        agent, slot, strict = LaunchAgent.current(), str(threading.get_native_id()), self.launch.start.is_strict_order
+        after = agent.next_claim(queues, slot=slot, strict=strict)
+        is_followed = False
         try:
             begun = claim()
             if begun is None:
                 self._show_killed_while_pending()
-                return False
+                return None
+            if isinstance(begun, Attempt) and begun.record.is_followed:
+                is_followed = True
+                # The end and the next claim are one call, unless the run is tried again.
+                begun.finish = after.finish
             self._carry_out(begun, began)
         except Exception as error:
             # No error of a run may end its slot; the run's lease runs out, if it had one.
             log.exception("run.failed run=%s", self.id)
             self.send_event("task-failed", exception=repr(error), traceback=None)
-        return isinstance(begun, Attempt) and begun.record.is_followed
+        attempt = after.take_up()
+        if attempt is None and is_followed and not after.is_answered and (names := queues()):
+            attempt = agent.claim_next(names, slot=slot, strict=strict)
+        if attempt is not None:
+            self.launch.note_turn(attempt.record.queue)
+        return attempt
 
     def _carry_out(self, begun: Attempt | Ended, began: float) -> None:
         is_again = isinstance(begun, Attempt) and begun.record.attempt > 1
@@ -277,17 +290,6 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             threading.Thread(target=request.take_turn, name=f"run-{request.id}", daemon=True).start()
 
     return receive
-
-
-def _next_attempt(agent: LaunchAgent, launch: LaunchWorker) -> Attempt | None:
-    queues = launch.open_queues()
-    if not queues:
-        return None
-    slot = str(threading.get_native_id())
-    attempt = agent.claim_next(queues, slot=slot, strict=launch.start.is_strict_order)
-    if attempt is not None:
-        launch.note_turn(attempt.record.queue)
-    return attempt
 
 
 class AdoptedRequest:

@@ -210,7 +210,9 @@ class Attempts(Server):
         an end that is not now, `used` what the attempt used, and `leaves_outputs` says whether outputs of it wait to be
         sent; None where that is not known.
         """
-        call = partial(self._call, "finish", *_report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs))
+        call = partial(
+            self._call, "finish", *_report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs)
+        )
         answer = cast(FinishWord, text(call()))
         if answer == "unknown":
             self.restore(record, owner=owner)
@@ -239,8 +241,8 @@ class Attempts(Server):
     ) -> tuple[bool, tuple[Record | None, str] | None]:
         """`finish`, and in the same step a plain `claim_next` for the slot that comes free.
 
-        Returns the answers of both; None for that of the claim where none was made: the end was refused, memory is full,
-        or Redis has just started. A repeated call gets the same run. `record` was claimed by `owner` and `worker`.
+        Returns the answers of both; None for that of the claim where none was made: the end was refused, memory is
+        full, or Redis has just started. A repeated call gets the same run. `record` was claimed by `owner`.
         """
         report = _report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs)
         asked = (slot, nonce, as_us(lease_s), host, item_schema.VERSION, len(free.queues), len(lists))
@@ -249,8 +251,17 @@ class Attempts(Server):
         except RedisFullError:
             word, claimed = b"", []
         if text(word) in ("", "unknown"):
-            more = {"pid": pid, "ended_ago_s": ended_ago_s, "used": used, "leaves_outputs": leaves_outputs}
-            return self.finish(record, step, owner=owner, free=free, **more), None
+            ended = self.finish(
+                record,
+                step,
+                owner=owner,
+                free=free,
+                pid=pid,
+                ended_ago_s=ended_ago_s,
+                used=used,
+                leaves_outputs=leaves_outputs,
+            )
+            return ended, None
         if step.outcome.late_exit and text(word) == "done":
             self.note_late_exit(record.id, record.token, step.outcome.late_exit)
         return text(word) == "done", _claimed(claimed[0]) if claimed else None
@@ -352,7 +363,11 @@ def _report(
         usage,
         "" if free is None else free.to_json(),
         *(outcome.reason, outcome.phase, outcome.message[:8000], outcome.signal),
-        *(("", "", "") if step.retry_delay_s is None else (as_us(step.retry_delay_s), step.retry_reason, step.counts_as)),
+        *(
+            ("", "", "")
+            if step.retry_delay_s is None
+            else (as_us(step.retry_delay_s), step.retry_reason, step.counts_as)
+        ),
         samples,
         "" if leaves_outputs is None else int(leaves_outputs),
         *(step.retried, step.avoid, step.needs),

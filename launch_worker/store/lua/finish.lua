@@ -9,8 +9,9 @@
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any owner). A
 -- repeated report of the same attempt changes nothing. An end is never noted as before its start.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
-local report, now = ENDS.report_of(ARGV, 1), now_us()
-local capacity = capacity_of(report.capacity)
-local word, is_alone = ENDS.finish(report, now, capacity and capacity.queues or {})
-if is_alone and capacity then keep_free(report.owner, capacity) else ENDS.offer_room(report.owner, capacity, now) end
+local said = ARGV
+local report, now = ENDS.report_of(said, 1), now_us()
+local room = ENDS.room_of(report)
+local word, is_alone = ENDS.finish(report, now, room and room.queues or {})
+if is_alone then ENDS.note_room(report) end
 return word

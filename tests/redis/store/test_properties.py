@@ -154,7 +154,8 @@ class Launch(RuleBasedStateMachine):
         """The reply was lost, the same call is made again."""
         claim = self.any_claim(data)
         record = self.when(self.holds(claim), lambda: self.call_claim(claim.item, claim.nonce, claim.owner))
-        if self.holds(claim):
+        # One that is Crashed stays so, for it was cancelled; else it is Pending again.
+        if self.holds(claim) and self.state(claim.record.id) is S.RUNNING:
             assert (record.attempt, record.token) == (claim.record.attempt, claim.record.token)
         else:
             assert record is None

@@ -30,10 +30,24 @@ function ENDS.is_awaited(id, queues)
   return redis.call('EXISTS', unpack(keys)) > 0
 end
 
+-- What the reporting worker has free; false where it does not say.
+function ENDS.room_of(report)
+  if report.room == nil then report.room = capacity_of(report.capacity) or false end
+  return report.room
+end
+
+-- Notes what the reporting worker has free, once. Returns that.
+function ENDS.note_room(report)
+  local room = ENDS.room_of(report)
+  if room and not report.is_noted then keep_free(report.owner, room) end
+  report.is_noted = true
+  return room
+end
+
 -- Running | Crashed -> the reported state, and on to Pending when the retry policy says so. `queues`: those that the worker
 -- consumes. Returns the answer of `finish`; and true where the run's end was written now, and nobody waits for it, for its
 -- place, or for room on its worker.
-function ENDS.finish(report, now, queues)
+function ENDS.write(report, now, queues)
   local id, token = report.id, report.token
   read_all(id)
   local run = seen[id] or {}
@@ -76,14 +90,17 @@ function ENDS.finish(report, now, queues)
   report.ended_at = ended_at
   arrow(id, state, report.state, now, attempt, worker, reason, report)
   if retry_us < 0 and not ENDS.is_awaited(id, queues) then return 'done', true end
+  -- Before the place is given away: runs are woken for workers with room.
+  ENDS.note_room(report)
   go_on(id, report.state, now, attempt, worker, retry_us, report.retry_reason, report.counts_as, report.changes)
   return 'done'
 end
 
--- Notes what a worker has free, and offers it parked runs.
-function ENDS.offer_room(owner, capacity, now)
-  if not capacity then return end
-  keep_free(owner, capacity)
+-- `write`, and then parked runs are offered to the worker. Returns what `write` returns.
+function ENDS.finish(report, now, queues)
+  local word, is_alone = ENDS.write(report, now, queues)
+  local capacity = not is_alone and ENDS.note_room(report)
   -- An error with other runs is no error of this report.
-  pcall(offer, capacity, now)
+  if capacity then pcall(offer, capacity, now) end
+  return word, is_alone
 end

@@ -24,8 +24,8 @@ local function start_call()
   known_settings, known_allowances, known_of_users = {}, emptied_of(known_allowances), emptied_of(known_of_users)
   shown, promised, served, woken = emptied_of(shown), emptied_of(promised), emptied_of(served), emptied_of(woken)
   emptied, announced = emptied_of(emptied), emptied_of(announced)
-  if next(telling.ends) or next(telling.projects) then telling = {ends = {}, projects = {}} end
-  if next(to_add.queues) then to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}} end
+  telling = (next(telling.ends) or next(telling.projects)) and {ends = {}, projects = {}} or telling
+  to_add = next(to_add.queues) and {entries = {}, items = {}, queues = {}, members = {}, counts = {}} or to_add
 end
 
 -- Writes what a call has changed of records, also where the call ends with an error.

@@ -19,7 +19,7 @@ local function places_of(id)
   local run = record_of(id, 'queue', 'concurrency_key', 'array_limit', 'array', 'allowances')
   local groups = run.queue and {'queue:' .. run.queue} or {}
   if run.concurrency_key and run.concurrency_key ~= '' then groups[#groups + 1] = 'key:' .. run.concurrency_key end
-  if run.array_limit and run.array_limit ~= '' then groups[#groups + 1] = 'array:' .. run.array end
+  if run.array_limit and run.array_limit ~= '' then groups[#groups + 1] = 'array:' .. (run.array or '') end
   for name in names_in(run.allowances) do groups[#groups + 1] = 'allowance:' .. name end
   return groups
 end

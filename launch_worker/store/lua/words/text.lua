@@ -1,18 +1,19 @@
 -- Numbers, times, and text as Redis, JSON and Celery need them.
 
+-- The number that was made into text last, and its text: most numbers of a call are its time.
+local PRINTED = {}
 -- A number as text. Lua itself would print one above 2^47 as 1.7e+15.
-local last_number, last_text
 local function int(number)
-  -- Most numbers of a call are its time.
-  if number == last_number then return last_text end
+  if number == PRINTED.number then return PRINTED.text end
+  local value = number + 0
   -- As a whole number where it is one: C prints those four times as fast.
-  local is_whole = number % 1 == 0 and number < 9007199254740992 and number > -9007199254740992
-  last_number, last_text = number, string.format(is_whole and '%d' or '%.0f', number)
-  return last_text
+  local is_whole = value % 1 == 0 and value < 9007199254740992 and value > -9007199254740992
+  PRINTED.number, PRINTED.text = number, string.format(is_whole and '%d' or '%.0f', value)
+  return PRINTED.text
 end
 
 -- The server's time, which stands still during a call; nil until this call has asked.
-local time_of_call
+local time_of_call = nil
 local function now_us()
   if not time_of_call then
     local time = redis.call('TIME')
@@ -35,11 +36,11 @@ local MOST_AT_ONCE = 2000
 -- The number of bytes of JSON that is read at most.
 local MOST_JSON = 4194304
 
-local last_word, last_json
--- A text as JSON. Most of a call, and of many calls, is one worker's name.
+-- The text that was made into JSON last, and that JSON: mostly the name of a worker.
+local ENCODED = {}
 local function as_json(text)
-  if text ~= last_word then last_word, last_json = text, cjson.encode(text) end
-  return last_json
+  if text ~= ENCODED.text then ENCODED.text, ENCODED.json = text, cjson.encode(text) end
+  return ENCODED.json
 end
 
 local function decoded(text)
