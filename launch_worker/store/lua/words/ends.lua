@@ -17,9 +17,12 @@ end
 
 -- Whether anybody waits for this run, for its place, or for room on its worker, which consumes these queues.
 function ENDS.is_awaited(id, queues)
+  local group, _, is_sweep = group_of(id)
+  if is_sweep or group and (emptied[group] or field_of(id, 'notify') or field_of(id, 'max_fails')) then return true end
   -- Lua passes on some thousand values at once, no more.
-  if group_of(id) or #queues > 500 then return true end
+  if #queues > 500 then return true end
   local keys, queue = {'launch:waiters:' .. id}, field_of(id, 'queue')
+  if group and group ~= id then keys[2] = 'launch:waiters:' .. group end
   for _, group in ipairs(places_of(id)) do keys[#keys + 1] = 'launch:parked:' .. group end
   local pool = queue and settings_of('queue', queue).pool
   if pool then keys[#keys + 1] = 'launch:parked:pool:' .. pool end
