@@ -35,9 +35,9 @@ def claim_next(store: Store, nonce: str = "first") -> Record:
     return record
 
 
-def end_and_claim(store: Store, record: Record, nonce: str = "second", **more: Any) -> Answers:
-    facts = {"owner": OWNER, "worker": "w", "host": "h", "lease_s": 30, "free": FREE, "pid": 7} | more
-    return store.finish_and_claim(record, FINISHED, lists=LISTS, slot="1", nonce=nonce, **facts)
+def end_and_claim(store: Store, record: Record, nonce: str = "second") -> Answers:
+    about: dict[str, Any] = {"owner": OWNER, "worker": "w", "host": "h", "lease_s": 30, "free": FREE, "pid": 7}
+    return store.finish_and_claim(record, FINISHED, lists=LISTS, slot="1", nonce=nonce, **about)
 
 
 def free_slots(store: Store, redis_client: Any) -> int:

@@ -1,20 +1,21 @@
 -- Arrows: every change of a run's state is written here.
 
+-- A fact as a part of a line of the history; '' for none.
+local function fact(name, value) return value and value ~= '' and ',"' .. name .. '":' .. cjson.encode(value) or '' end
+
 -- Adds a line to a run's history, and publishes the state to clients that wait for it. Returns the number of lines, and
 -- this one.  `at`: the time as text. `more`: as for `enter`.
 local function note(id, state, at, attempt, worker, reason, more)
   local history = run_key(id) .. ':history'
   -- The history is a list and no stream: Redis sets 4 KiB aside for every stream.
-  local line = '{"state":"' .. state .. '","at":' .. at
   attempt = tonumber(attempt) or 0
-  if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
-  if worker and worker ~= '' then line = line .. ',"worker":' .. as_json(worker) end
-  if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
-  if more.exit_code and more.exit_code ~= '' then line = line .. ',"exit_code":' .. int(tonumber(more.exit_code)) end
-  if more.signal and more.signal ~= '' then line = line .. ',"signal":' .. cjson.encode(more.signal) end
-  if more.phase and more.phase ~= '' then line = line .. ',"phase":' .. cjson.encode(more.phase) end
-  if more.actor and more.actor ~= '' then line = line .. ',"actor":' .. cjson.encode(more.actor) end
-  line = line .. '}'
+  local exit_code = more.exit_code
+  -- At once: Lua makes a text of its own of each step.
+  local line = '{"state":"' .. state .. '","at":' .. at .. (attempt > 0 and ',"attempt":' .. int(attempt) or '')
+    .. (worker and worker ~= '' and ',"worker":' .. as_json(worker) or '')
+    .. fact('reason', reason)
+    .. (exit_code and exit_code ~= '' and ',"exit_code":' .. int(tonumber(exit_code)) or '')
+    .. fact('signal', more.signal) .. fact('phase', more.phase) .. fact('actor', more.actor) .. '}'
   local lines = redis.pcall('RPUSH', history, line)
   if type(lines) == 'table' then
     redis.call('DEL', history)
