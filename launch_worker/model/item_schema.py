@@ -37,8 +37,7 @@ SINCE = {
 
 def version_of(spec: RunSpec) -> int:
     """The version of the item that this spec is."""
-    kind: type[Any] = type(spec)
-    values, plain = _readers(kind)
+    values, plain = _readers()
     # Older workers read no range.
     oldest = 3 if isinstance(spec.memory, str) else 1
     found = values(spec)
@@ -50,10 +49,12 @@ def version_of(spec: RunSpec) -> int:
 
 
 @cache
-def _readers(kind: type[Any]) -> tuple[Callable[[RunSpec], tuple[Any, ...]], tuple[Any, ...]]:
+def _readers() -> tuple[Callable[[RunSpec], tuple[Any, ...]], tuple[Any, ...]]:
     """What reads the fields of `SINCE` of a spec, and their defaults."""
+    from launch_worker.model.spec import RunSpec
+
     # Of a field with a plain default the class has that default; the others are maps.
-    return attrgetter(*SINCE), tuple(getattr(kind, name, {}) for name in SINCE)
+    return attrgetter(*SINCE), tuple(getattr(RunSpec, name, {}) for name in SINCE)
 
 
 def item_schema() -> dict[str, Any]:
