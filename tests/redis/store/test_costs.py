@@ -48,8 +48,9 @@ IN_FINISH_AND_CLAIM = 36
 IN_IDLE_HEARTBEAT = 3
 #: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
 OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 1}
-#: More for a run of a group: two counts at a claim and an end each, and where no other run is
-#: Running a look at all counts, and one by one whether anybody waits; at a submit the group's record, its index, and the list of groups that get more runs.
+#: More for a run of a group: two counts at a claim and an end each, and where no other run is Running a look at all
+#: counts, and one by one whether anybody waits; at a submit the group's record, its index, and the list of groups that
+#: get more runs.
 OF_GROUPED = {"submit": 4, "claim": 2, "finish": 5}
 #: Bytes of a run's changes (586, on Redis 7.0).
 FOLLOWED_BYTES = 640
