@@ -21,6 +21,8 @@ _CHARTS = (
     ("CPU of the worker a job", "CPU of the worker a job: less is better"),
     ("CPU of Redis a job, from submit to end", "CPU of Redis a job: less is better"),
 )
+#: The load before a measurement up to which it counts as quiet.
+_QUIET_LOAD = 2.0
 _WIDTH, _CHART_HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 940, 178, 56, 24, 40, 34
 _STYLE = """
 .page { fill: #ffffff } text { fill: #1f2328; font: 13px Helvetica, Arial, 'Liberation Sans', sans-serif }
@@ -28,10 +30,12 @@ _STYLE = """
 .grid { stroke: #d1d9e0 } .celery { stroke: #59636e; stroke-dasharray: 5 4 }
 .line { fill: none; stroke-width: 2 } .range { stroke-width: 2; opacity: 0.45 }
 .redis { stroke: #0969da } .valkey { stroke: #bc4c00 } .dot.redis { fill: #0969da } .dot.valkey { fill: #bc4c00 }
+.dot.hollow { fill: #ffffff; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
   .page { fill: #0d1117 } text { fill: #e6edf3 } .note { fill: #c0c8d1 }
   .grid { stroke: #3d444d } .celery { stroke: #9198a1 }
   .redis { stroke: #58a6ff } .valkey { stroke: #f0883e } .dot.redis { fill: #58a6ff } .dot.valkey { fill: #f0883e }
+  .dot.hollow { fill: #0d1117 }
 }
 """
 
@@ -45,6 +49,8 @@ class Point:
     kind: str
     #: The median, and from where to where it went, by metric.
     ratios: dict[str, tuple[float, float, float]]
+    #: Whether the machine had little else to do.
+    is_quiet: bool
 
 
 def points(folder: Path = KEPT) -> list[Point]:
@@ -57,8 +63,9 @@ def points(folder: Path = KEPT) -> list[Point]:
             for name, metric in kept["metrics"].items()
             if metric["baseline"] == "celery" and (ratio := metric["ratios"].get(_OURS))
         }
-        facts = kept["facts"]
-        found.append(Point(facts["commit"], facts["committed_at"], path.stem.rpartition("-")[2], ratios))
+        facts, load = kept["facts"], kept["groups"].get("speed", {}).get("load", [0.0])[0]
+        kind = path.stem.rpartition("-")[2]
+        found.append(Point(facts["commit"], facts["committed_at"], kind, ratios, load <= _QUIET_LOAD))
     return sorted(found, key=lambda point: (point.committed_at, point.kind))
 
 
@@ -73,7 +80,10 @@ def svg(found: Sequence[Point]) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="page" width="{_WIDTH}" height="{height}" rx="8"/>',
         _text(
-            _LEFT, 24, "launch_worker beside plain Celery, by commit: the median of the rounds, and their range", "name"
+            _LEFT,
+            24,
+            "launch_worker beside plain Celery, by commit: median and range; hollow: beside much load",
+            "name",
         ),
     ]
     for number, kind in enumerate(_KINDS):
@@ -105,6 +115,8 @@ def _chart(
         parts.append(f'<line class="{kind}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(_text(_LEFT - 8, y + 4, f"{mark * step:g} x", "note", anchor="end"))
     places = dict(zip(commits, _places(len(commits)), strict=True))
+    # Under the points.
+    lines = len(parts)
     for shift, kind in ((-3, "redis"), (3, "valkey")):
         mine = [point for point in found if point.kind == kind and metric in point.ratios]
         dots = []
@@ -114,12 +126,12 @@ def _chart(
             dots.append((x, height(median)))
             parts.append(f'<line class="range {kind}" x1="{x}" x2="{x}" y1="{height(low)}" y2="{height(high)}"/>')
             told = escape(f"{point.commit} on {kind.capitalize()}: {median:.2f} x ({low:.2f} to {high:.2f})")
-            parts.append(
-                f'<circle class="dot {kind}" cx="{x}" cy="{height(median)}" r="4"><title>{told}</title></circle>'
-            )
+            look = f"dot {kind}" if point.is_quiet else f"dot hollow {kind}"
+            place = f'cx="{x}" cy="{height(median)}" r="4"'
+            parts.append(f'<circle class="{look}" {place}><title>{told}</title></circle>')
         if len(dots) > 1:
             path = " L".join(f"{x} {y}" for x, y in dots)
-            parts.append(f'<path class="line {kind}" d="M{path}"/>')
+            parts.insert(lines, f'<path class="line {kind}" d="M{path}"/>')
     return parts
 
 

@@ -100,7 +100,11 @@ def test_the_history_has_the_older_commit_first_and_both_servers_of_one_at_the_s
         metric = results.metric("jobs a second, 8 slots", "/s", baseline="celery")
         metric.add("celery", 100.0)
         metric.add("launch_worker", 100.0 * ratio)
-        results.save(tmp_path / f"{commit}-{kind}.json", facts={"commit": commit, "committed_at": at}, groups={})
+        results.save(
+            tmp_path / f"{commit}-{kind}.json",
+            facts={"commit": commit, "committed_at": at},
+            groups={"speed": {"load": (9.0, 9.0, 9.0)}},
+        )
     found = history.points(tmp_path)
     assert [(point.commit, point.kind) for point in found] == [
         ("aaaaaaaa", "redis"),
@@ -110,3 +114,4 @@ def test_the_history_has_the_older_commit_first_and_both_servers_of_one_at_the_s
     drawn = history.svg(found)
     assert drawn.count(">aaaaaaaa<") == drawn.count(">bbbbbbbb<") == 1
     assert "bbbbbbbb on Valkey: 0.90 x (0.90 to 0.90)" in drawn
+    assert drawn.count('<circle class="dot hollow') == 3, "much else was to be done"
