@@ -150,7 +150,7 @@ RUNQD = System(
         tree="ended",
     ),
     PACKAGES["runqd"],
-    share=0.015,
+    share=0.004,
     has_redis=False,
 )
 ALL = (CELERY, LAUNCH, HUEY, DRAMATIQ, RQ, HYPERQUEUE, RUNQD)
