@@ -10,6 +10,7 @@ import pytest
 
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.celery.application import app
+from launch_worker.celery.broker import Channel
 from launch_worker.celery.start import Start
 from launch_worker.celery.worker import LaunchWorker
 
@@ -20,6 +21,7 @@ def test_a_worker_that_has_room_again_takes_runs_whatever_it_asked_of_the_loop_b
     agent = SimpleNamespace(takes_runs=True, direct_queue="direct", queues=["default"])
     monkeypatch.setattr(LaunchAgent, "initialized", lambda: True)
     monkeypatch.setattr(LaunchAgent, "current", lambda: agent)
+    monkeypatch.setattr(Channel, "waited", frozenset())
     consumed: dict[str, None] = {}
     monkeypatch.setattr(app, "amqp", SimpleNamespace(queues=SimpleNamespace(consume_from=consumed)))
     asked: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -28,6 +30,8 @@ def test_a_worker_that_has_room_again_takes_runs_whatever_it_asked_of_the_loop_b
         hub=SimpleNamespace(call_soon=lambda callback, *given: asked.append((callback, given))),
         add_task_queue=lambda name: consumed.setdefault(name),
         cancel_task_queue=lambda name: consumed.pop(name),
+        disable_rate_limits=True,
+        task_consumer=None,
     )
     for agent.takes_runs in (False, True):
         worker.turn_intake()
