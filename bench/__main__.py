@@ -111,7 +111,7 @@ def _questions(results: Results, quick: bool) -> None:
 
 
 def _workers(results: Results, quick: bool) -> None:
-    workers.measure(results, sizes=(2, 5) if quick else (20, 50, 100, 200), seconds=5 if quick else 20)
+    workers.measure(results, sizes=(2, 5) if quick else (20, 50, 100, 200), seconds=25 if quick else 30)
 
 
 def _server(results: Results, quick: bool) -> None:

@@ -63,6 +63,8 @@ def points(folder: Path = KEPT) -> list[Point]:
             for name, metric in kept["metrics"].items()
             if metric["baseline"] == "celery" and (ratio := metric["ratios"].get(_OURS))
         }
+        if not any(metric in ratios for metric, _ in _CHARTS):
+            continue
         facts, load = kept["facts"], kept["groups"].get("speed", {}).get("load", [0.0])[0]
         kind = path.stem.rpartition("-")[2]
         found.append(Point(facts["commit"], facts["committed_at"], kind, ratios, load <= _QUIET_LOAD))
