@@ -33,7 +33,11 @@ class Account:
     def barred_from(self, path: Path) -> Path | None:
         """The folder above this path that the account may not enter; None where none is known."""
         for folder in reversed(path.absolute().parents):
-            found = folder.stat()
+            try:
+                found = folder.stat()
+            except FileNotFoundError:
+                # Nothing is there yet that could bar anybody: `~/.config` of a worker that has no settings.
+                return None
             bit = 0o100 if found.st_uid == self.uid else 0o010 if found.st_gid in self.groups else 0o001
             if not found.st_mode & bit and not _has_list(folder):
                 return folder
