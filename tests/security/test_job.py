@@ -95,6 +95,9 @@ def planting(row: str, path: str, *layers: str) -> Attack:
     return Attack(row, f"touch {path}", under(*layers), plants=path)
 
 
+#: Seconds that a process sleeps which hides: a number of this process alone, for others of the suite try the same.
+NAP_S = f"4701.{os.getpid()}"
+
 #: Variables of a job that tries: WORKER, GUARD, VICTIM (pids), RUN (the neighbour's folder), WORK (the worker's), PORT
 #: (of Redis), PYTHON.
 ATTACKS = {
@@ -132,9 +135,9 @@ ATTACKS = {
     "the guard is signalled": Attack("F7", "kill -0 $GUARD && echo GOT", under(*ONE_USER)),
     "a process hides from the end of its run": Attack(
         "F8",
-        "prlimit --locks=17:17 env -i setsid sh -c 'exec sleep 4701.1' >/dev/null 2>&1 </dev/null & sleep 0.2",
+        f"prlimit --locks=17:17 env -i setsid sh -c 'exec sleep {NAP_S}' >/dev/null 2>&1 </dev/null & sleep 0.2",
         under("none", "landlock"),
-        leaves="4701.1",
+        leaves=NAP_S,
     ),
     "the worker is signalled": Attack("F11", "kill -0 $WORKER && echo GOT", under(*ONE_USER)),
     "a neighbour is signalled": Attack("F11", "kill -0 $VICTIM && echo GOT", under(*ONE_USER)),
