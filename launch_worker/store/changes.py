@@ -188,7 +188,8 @@ def _created(said: dict[str, str]) -> dict[str, str]:
     priority = PRIORITIES.get(spec.pop("priority", "medium"), PRIORITIES["medium"])
     facts = {"id": said.pop("new"), "state": RunState.PENDING.value, "created_at": said.get("at", "")}
     author, user = said.pop("author", "") or spec.pop("author", ""), said.get("as", "")
-    facts["author"] = author
+    if author:
+        facts["author"] = author
     # Schedules and sweeps, which make runs by themselves, give a reason.
     if not said.get("reason") and (said.get("user") or author):
         facts["actor"] = said.get("user") or named(author, user)

@@ -20,7 +20,9 @@ prints. How a run is named, what lists and colours are, and how to watch: [on a 
 
 def helps(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """The name and the help of a command, and of all that are in it."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
+    context = click.Context(
+        command, info_name=name, parent=parent, terminal_width=80, max_content_width=80, **command.context_settings
+    )
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
