@@ -72,8 +72,8 @@ matrix: ## the unit and Redis suites on each supported Python of this machine
 matrix-full: ## every suite on each pair of a Python and a server, for hours
 	$(PYTHON) -m tests.matrix --full
 
-walk: ## as root: go through the README as a new user, on a bare account and on a bare Debian, in some minutes
-	$(PYTHON) -m tests.walk
+walk: ## as root: go through README, tutorial and how-tos as a new user, on bare accounts, in some minutes
+	$(PYTHON) -m tests.walk --log docs/walk.md
 
 chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
