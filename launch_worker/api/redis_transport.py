@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from launch_worker.api import doctor
+from launch_worker.api.doctor import diagnosis
 from launch_worker.api.overview import overview
 from launch_worker.api.redis_files import RedisFiles
 from launch_worker.api.redis_groups import RedisGroups
@@ -146,10 +146,10 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
 
     def status(self) -> dict[str, Any]:
         seen = overview(self.store)
-        return seen | {"problems": [one.as_json() for one in doctor.problems(self.store, self.settings, seen)]}
+        return seen | {"problems": [one.as_json() for one in diagnosis.problems(self.store, self.settings, seen)]}
 
     def listen(self, *, on_news: Callable[[], None], stopped: Callable[[], bool]) -> None:
         self.store.listen_to_states(on_news=on_news, stopped=stopped)
 
     def findings(self) -> Iterator[Finding]:
-        return doctor.check(self.store, self.settings)
+        return diagnosis.check(self.store, self.settings)

@@ -168,7 +168,7 @@ def test_a_wrong_clock_is_found(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hours: int, way: str, level: str
 ) -> None:
     now = time.time
-    monkeypatch.setattr("launch_worker.api.doctor.time.time", lambda: now() + 3600 * hours)
+    monkeypatch.setattr("launch_worker.api.doctor.redis_server.time.time", lambda: now() + 3600 * hours)
     found = findings(cluster.api)["clock"]
     assert (found.level, "timedatectl" in found.advice) == (level, True)
     assert f"is 3 h {way} that of Redis" in found.cause
@@ -179,7 +179,7 @@ def test_a_full_work_folder_is_found_with_what_to_do(cluster: Cluster, monkeypat
         free: int
 
     cluster.api.settings.work_dir.mkdir(parents=True)
-    monkeypatch.setattr("launch_worker.api.doctor.shutil.disk_usage", lambda _: Usage(12 << 20))
+    monkeypatch.setattr("launch_worker.api.doctor.machine.shutil.disk_usage", lambda _: Usage(12 << 20))
     found = findings(cluster.api)["work-dir.full"]
     assert found.level == "error"
     assert "only 12 MiB are free" in found.cause

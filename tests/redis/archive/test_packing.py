@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from launch_worker.api import doctor
 from launch_worker.api.client import Api, Run
+from launch_worker.api.doctor import diagnosis, kept
 from launch_worker.archive import packer, schema
 from launch_worker.archive.deletion import delete_runs
 from launch_worker.archive.selection import Selection
@@ -347,8 +347,8 @@ def test_doctor_says_when_outputs_cannot_be_stored(
     archive.catch_up()
 
     def found() -> list[str]:
-        return [finding.name for finding in doctor.check(store, Settings(database_url=database_url))]
+        return [finding.name for finding in diagnosis.check(store, Settings(database_url=database_url))]
 
     assert "logs.unpacked" not in found()
-    monkeypatch.setattr(doctor, "_PACK_LATE_S", 0.0)
+    monkeypatch.setattr(kept, "_PACK_LATE_S", 0.0)
     assert "logs.unpacked" in found()

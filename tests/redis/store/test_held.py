@@ -18,7 +18,7 @@ from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.api.client import Api, Run
-from launch_worker.api.doctor import problems
+from launch_worker.api.doctor.diagnosis import problems
 from launch_worker.api.overview import overview
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
