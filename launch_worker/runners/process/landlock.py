@@ -6,14 +6,13 @@ confines itself and ends; the guard's other thread stays as it is. Standard libr
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import functools
 import os
 import select
-import stat
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -81,9 +80,14 @@ def confined(rules: Rules | None, start: Callable[[], int]) -> int:
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             ended.append(error)
 
-    thread = threading.Thread(target=run, name="confined")
-    thread.start()
-    thread.join()
+        finally:
+            has_ended.release()
+
+    # `threading.Thread` waits for the thread's beginning too: a tenth of a millisecond.
+    has_ended = _thread.allocate_lock()
+    has_ended.acquire()
+    _thread.start_new_thread(run, ())
+    has_ended.acquire()
     [answer] = ended
     if isinstance(answer, BaseException):
         raise answer
@@ -242,17 +246,22 @@ def _changed_at(folder: str) -> int:
 def _allow(ruleset: int, path: str, rights: int, *, follows: bool = True) -> None:
     """Allow this for a file, or for all below a folder; nothing where it is not there. Raises OSError.
 
-    Without `follows` nothing is allowed for a link: somebody may just have put one in the place of what was listed.
+    Without `follows` nothing is allowed for the target of a link: somebody may just have put one in the place of what
+    was listed.
     """
+    how = os.O_PATH | os.O_CLOEXEC | (0 if follows else os.O_NOFOLLOW)
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follows else os.O_NOFOLLOW))
+        fd = os.open(path, how | os.O_DIRECTORY)
+    except NotADirectoryError:
+        rights &= _OF_FILES
+        try:
+            fd = os.open(path, how)
+        except OSError:
+            return
     except OSError:
         return
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISLNK(mode):
-            of_kind = rights if stat.S_ISDIR(mode) else rights & _OF_FILES
-            _check(_syscall()(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _BENEATH.pack(of_kind, fd), 0))
+        _check(_syscall()(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, _BENEATH.pack(rights, fd), 0))
     finally:
         os.close(fd)
 

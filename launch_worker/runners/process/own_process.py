@@ -53,7 +53,7 @@ def leave_keyring() -> None:
 
     A later user of a process reads those keys too. Raises OSError where there is no room for one.
     """
-    number = _KEYCTL.get(os.uname().machine)
+    number = _keyctl()
     if number is None:
         return
     libc = _libc()
@@ -90,6 +90,11 @@ def have_usual_signals(*, but_hang_up: bool = False) -> None:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@functools.cache
+def _keyctl() -> int | None:
+    return _KEYCTL.get(os.uname().machine)
 
 
 @functools.cache
