@@ -66,6 +66,7 @@ CONFINED_JOBS = "runners/process/test_confined.py::"
 GIT = "code/test_git.py::"
 WHEELS = "security/test_wheels_only.py::"
 STARTS = "security/test_confined_starts.py::"
+HELD = "runners/process/test_held_guard.py::"
 TERMINAL = "system/test_terminal.py::"
 SITE = "security/test_lending.py::"
 ENVIRONMENT = "unit/attempt/test_environment.py::"
@@ -564,6 +565,15 @@ ROWS: dict[str, Row] = {
         "a start that another process of the same account stops, to hold up the guard",
         HARMLESS,
         (CONFINED_JOBS + "test_a_start_that_another_process_stops_holds_up_no_guard",),
+    ),
+    "F26": Row(
+        "a start that a lease on the program's file holds up, and a guard that is stopped",
+        HARMLESS,
+        (
+            HELD + "test_a_start_that_hangs_holds_up_no_other_job",
+            HELD + "test_a_start_that_hangs_can_be_stopped",
+            HELD + "test_a_guard_that_somebody_has_stopped_is_replaced",
+        ),
     ),
     # -- G: another account of the machine
     "G1": Row(

@@ -5,9 +5,11 @@ No thread is in between. The protocol's word for a channel is `lane`. Standard l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
+from socket import SHUT_RDWR
 from typing import Any
 
 from launch_worker.runners.process.descriptors import NOT_BROUGHT, receive
@@ -60,6 +62,14 @@ class DirectChannel:
         except OSError:
             return None
         return decode(answer) if answer.endswith(b"\n") else None
+
+    def hang_up(self) -> None:
+        """Have a thread that waits for an answer wait no longer.
+
+        The guard is dead, but a process that it was just starting has its end of the channel too, until its exec.
+        """
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(SHUT_RDWR)
 
     def close(self) -> None:
         self.socket.close()

@@ -6,10 +6,12 @@ The guard's side of it is `worker_link`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import select
 import socket
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +27,10 @@ log = logging.getLogger("launch_worker.runner")
 #: Seconds to wait for `hello`; a guard of an older release sends none.
 _HELLO_S = 5.0
 _HELLO_BYTES = 1 << 14
+#: Seconds after which a guard that reads nothing is replaced. Nothing that it does itself takes as long.
+HELD_S = 10.0
+#: Seconds that one look adds at most: this process and the guard may both have stood still before it.
+_MOST_OF_A_LOOK_S = 5.0
 #: Number of direct channels kept; more threads than that order through the main socket.
 _MAX_CHANNELS = 64
 
@@ -70,6 +76,9 @@ class GuardLink:
         self.channels: list[DirectChannel] = []
         self.num_channels = 0
         self._control: socket.socket
+        #: Monotonic time of the last look at whether the guard reads, and the seconds for which it had not by then.
+        self._looked_at = time.monotonic()
+        self._unread_s = 0.0
         #: None for a guard that another worker started.
         self.process: subprocess.Popen[bytes] | None = None
         if control is None:
@@ -131,6 +140,32 @@ class GuardLink:
         with self.lock:
             self.send(line)
 
+    def look(self) -> None:
+        """Replace a guard that reads no orders: it hangs in a start, or somebody has stopped it. Its jobs go on.
+
+        To be called before each heartbeat's order.
+        """
+        with self.lock:
+            now = time.monotonic()
+            passed_s, self._looked_at = now - self._looked_at, now
+            self._unread_s = self._unread_s + min(passed_s, _MOST_OF_A_LOOK_S) if self._has_unread() else 0.0
+            if self._unread_s < HELD_S:
+                return
+            log.error(
+                "guard.held: it has read no order for %.0f s, as in a start whose files do not answer; another guard "
+                "takes its jobs over",
+                self._unread_s,
+            )
+            self._unread_s = 0.0
+            self._end()
+
+    def _has_unread(self) -> bool:
+        """Whether the guard has not read all that was sent through the main socket."""
+        try:
+            return any(fcntl.ioctl(self._control, termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return False
+
     def send(self, line: bytes, fds: Sequence[int] = ()) -> None:
         """With `lock` held."""
         # An error means that the guard is dead: the reader replaces it, and gives the new one all jobs.
@@ -174,13 +209,13 @@ class GuardLink:
 
     def _end(self) -> None:
         # Also a guard that does not read its orders (its exec hangs on a dead mount): heartbeats must not wait.
+        if self._is_closing:
+            return
+        if self.process is not None:
+            self.process.kill()
+        # A process that it was just starting has its end of the socket too, until its exec.
         with contextlib.suppress(OSError):
-            if self._is_closing:
-                pass
-            elif self.process is not None:
-                self.process.kill()
-            else:
-                self._control.shutdown(socket.SHUT_RDWR)
+            self._control.shutdown(socket.SHUT_RDWR)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.own_process import become_subreaper
 from launch_worker.runners.process.protocol import encode
 from launch_worker.runners.process.reaped import of_rusage
+from launch_worker.runners.process.spawn import look_at_program
 from launch_worker.runners.process.tree import Process, ProcessId
 from launch_worker.runners.stop_reason import StopReason
 
@@ -139,6 +140,8 @@ class ProcessRunner:
             "lease": lease,
             **more,
         }
+        if "confined" not in more:
+            look_at_program(argv, env=env, cwd=str(cwd))
         self.guard.await_hello()
         if not more.keys() <= set(self.guard.knows):
             raise StartError("the guard of this worker is of a release that cannot confine jobs so; start it anew")
@@ -214,6 +217,7 @@ class ProcessRunner:
             else:
                 self._watched[key].lease = lease
         if known:
+            self.guard.look()
             self.tell({"do": "lease", "leases": known})
 
     def watch(
@@ -387,6 +391,10 @@ class ProcessRunner:
         for key, watched in list(self._watched.items()):
             self.tell(watched.order(key))
         for handle in list(self._handles.values()):
+            with self.guard.lock:
+                channel = handle.channel
+                if channel is not None and channel.generation != self.guard.generation:
+                    channel.hang_up()
             self._carry_over(handle)
 
     def _carry_over(self, handle: JobHandle) -> None:

@@ -5,6 +5,7 @@ Standard library only, and for a single-threaded process: it changes its working
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -60,6 +61,13 @@ def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
         except OSError as error:
             refusal = refusal or error
     raise refusal or passed
+
+
+def look_at_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
+    """Look once at the files that `spawn` needs: on a mount that hangs this thread waits, and not the guard."""
+    with contextlib.suppress(OSError, ValueError):
+        for path in candidates("".join(argv[:1]), env, cwd):
+            os.access(os.path.join(cwd, path), os.X_OK)
 
 
 def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
