@@ -143,8 +143,11 @@ class GuardLink:
     def look(self) -> None:
         """Replace a guard that reads no orders: it hangs in a start, or somebody has stopped it. Its jobs go on.
 
-        To be called before each heartbeat's order.
+        To be called before each heartbeat's order. The guard of an earlier worker starts no jobs, and would end those
+        that it has: it is left.
         """
+        if self.process is None:
+            return
         with self.lock:
             now = time.monotonic()
             passed_s, self._looked_at = now - self._looked_at, now
