@@ -87,6 +87,17 @@ def test_no_part_of_compose_has_more_than_it_needs(tmp_path: Path) -> None:
     assert "/people.toml:/etc/launch-worker/users.toml:ro" in str(services["server"]["volumes"])
 
 
+def test_no_program_of_a_workers_container_but_the_worker_has_its_login() -> None:
+    """The engine's init and a check are started with the container's environment, and jobs are of the same user."""
+    for name in FILES:
+        services = yaml.safe_load((ROOT / name).read_text())["services"]
+        for service in ("worker-default", "worker-gpu"):
+            assert not {"init", "healthcheck"} & set(services[service]), (name, service)
+    hardened = yaml.safe_load((ROOT / "deploy" / "kubernetes-hardened" / "worker.yaml").read_text())
+    [container] = hardened["spec"]["template"]["spec"]["containers"]
+    assert set(container) == {"name", "env", "securityContext", "volumeMounts"}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """All manifests of the overlay."""

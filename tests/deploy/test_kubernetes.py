@@ -12,7 +12,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from launch_worker.cli.health import health_command
 from launch_worker.store import keys
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -198,18 +197,28 @@ def test_a_worker_that_shall_go_has_the_time_that_its_drain_takes() -> None:
         assert f"worker-{queue}" in of_kind("PodDisruptionBudget")
 
 
-def test_probes_ask_what_the_command_knows_and_an_outage_of_redis_restarts_nobody() -> None:
-    options = {option for parameter in health_command.params for option in parameter.opts}
-    for _, _, container in containers():
-        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            command = container.get(kind, {}).get("exec", {}).get("command", [])
-            if command[:1] == ["launch-worker"]:
-                assert command[1] == "health"
-                assert set(command[2:]) <= options
-                assert kind == "readinessProbe" or command[2:] == ["--live"]
+def test_probes_are_those_that_there_are_and_an_outage_of_redis_restarts_nobody() -> None:
+    for name, _, container in containers():
+        asked = {kind: probe["httpGet"]["path"] for kind, probe in probes(container).items() if "httpGet" in probe}
+        assert set(asked.values()) <= {"/live", "/ready"}
+        assert all(path == "/live" or kind == "readinessProbe" for kind, path in asked.items()), name
         if container["name"] == "worker":
-            assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
-            assert any(variable["name"] == "LAUNCH_HEALTH_ADDRESS" for variable in container["env"])
+            assert set(asked) == {"startupProbe", "livenessProbe", "readinessProbe"}
+            [address] = [one["value"] for one in container["env"] if one["name"] == "LAUNCH_HEALTH_ADDRESS"]
+            assert address == f"0.0.0.0:{container['ports'][0]['containerPort']}"
+
+
+def test_no_program_but_the_worker_has_its_login_where_jobs_are() -> None:
+    """What is executed in a pod has the container's environment, and jobs are of the same user."""
+    for name, pod, container in containers():
+        if container["name"] == "worker":
+            assert not any("exec" in probe for probe in probes(container).values()), name
+            assert "lifecycle" not in container, name
+            assert "shareProcessNamespace" not in pod, name
+
+
+def probes(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {kind: probe for kind, probe in container.items() if kind.endswith("Probe")}
 
 
 def test_pods_are_unprivileged_and_know_nothing_of_the_cluster() -> None:
