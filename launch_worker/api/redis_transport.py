@@ -117,17 +117,28 @@ class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSwee
             )
         return text, next_us
 
-    def pause_schedule(self, name: str, *, paused: bool) -> bool:
-        found = self.store.schedule(name)
-        if found is None:
-            return False
-        schedule = replace(Schedule.from_json(found[0]), paused=paused)
-        # A time that came while it was paused is not made up for.
-        next_us = schedule.next_after(self.store.now_us())
-        return self.store.change_schedule(name, schedule.to_json(), next_us, actor=self.actor)
+    def pause_schedule(self, name: str, *, paused: bool, check: Callable[[str], None] | None = None) -> bool:
+        """Pause a schedule, or let it go on; `check` gets the text of the one that is changed, and may raise."""
+        # Another one that came meanwhile is looked at anew.
+        while (was := self.store.schedule_bytes(name)) is not None:
+            if check is not None:
+                check(was.decode("utf-8", "replace"))
+            schedule = replace(Schedule.from_json(was.decode("utf-8", "replace")), paused=paused)
+            # A time that came while it was paused is not made up for.
+            next_us = schedule.next_after(self.store.now_us())
+            if self.store.change_schedule(name, schedule.to_json(), next_us, was=was, actor=self.actor):
+                return True
+        return False
 
-    def delete_schedule(self, name: str) -> bool:
-        return self.store.delete_schedule(name, actor=self.actor)
+    def delete_schedule(self, name: str, *, check: Callable[[str], None] | None = None) -> bool:
+        """Delete a schedule; `check` is called with the text of the one that is deleted, and may raise."""
+        if check is None:
+            return self.store.delete_schedule(name, actor=self.actor)
+        while (was := self.store.schedule_bytes(name)) is not None:
+            check(was.decode("utf-8", "replace"))
+            if self.store.delete_schedule(name, was=was, actor=self.actor):
+                return True
+        return False
 
     def acts(self, *, who: str, what: str, target: str, since_us: int | None, limit: int) -> list[dict[str, Any]]:
         database = self._archive or open_database(self.settings)

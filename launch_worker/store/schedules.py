@@ -18,15 +18,16 @@ class Schedules(Client):
 
     def add_schedule(self, name: str, description: str, next_us: int, *, actor: str = "") -> bool:
         """Keep a new schedule. False when there is one of that name, which stays as it is."""
-        return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), "0"))
+        return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), ""))
 
-    def change_schedule(self, name: str, description: str, next_us: int, *, actor: str = "") -> bool:
-        """Replace a schedule. False when there is none of that name."""
-        return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), "1"))
+    def change_schedule(self, name: str, description: str, next_us: int, *, was: bytes, actor: str = "") -> bool:
+        """Replace the schedule with the description `was`. False when there is another one by now, or none."""
+        return bool(self._call("keep_schedule", name, description, next_us, self.named(actor), was))
 
-    def delete_schedule(self, name: str, *, actor: str = "") -> bool:
-        """Delete a schedule. False when there is none of that name."""
-        return bool(self._call("keep_schedule", name, "", "", self.named(actor)))
+    def delete_schedule(self, name: str, *, was: bytes | None = None, actor: str = "") -> bool:
+        """Delete a schedule, or only the one with the description `was`. False when there is none."""
+        arguments = (name, "", "", self.named(actor), *(() if was is None else (was,)))
+        return bool(self._call("keep_schedule", *arguments))
 
     def fire(
         self,
@@ -71,6 +72,15 @@ class Schedules(Client):
 
     def schedule(self, name: str) -> tuple[str, int] | None:
         """Description and next time of a schedule; None when there is none of that name."""
+        found = self._kept_schedule(name)
+        return (text(found[0]), found[1]) if found else None
+
+    def schedule_bytes(self, name: str) -> bytes | None:
+        """The description of a schedule as Redis has it, not UTF-8 too: the `was` of a change."""
+        found = self._kept_schedule(name)
+        return found[0] if found else None
+
+    def _kept_schedule(self, name: str) -> tuple[bytes, int] | None:
         with clear_errors(self.url):
             kept, at = self._redis.get(keys.schedule(name)), self._redis.zscore(keys.SCHEDULES, name)
-        return (text(kept), int(at)) if kept is not None and at is not None else None
+        return (kept, int(at)) if kept is not None and at is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -131,20 +132,31 @@ def shown_schedules(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
 
 def remove_schedule(shared: Shared, asker: Asker, name: str) -> None:
     """Take a schedule away. Raises NotFoundError, NotAllowedError."""
-    _check_own(shared, asker, name)
-    shared.transport(asker.person.name).delete_schedule(name)
+    check = _check_own(shared, asker, name)
+    if not shared.transport(asker.person.name).delete_schedule(name, check=check):
+        raise unknown_schedule(name)
 
 
 def set_paused(shared: Shared, asker: Asker, name: str, *, paused: bool) -> ScheduleShown:
     """Pause a schedule, or let it go on. Raises NotFoundError, NotAllowedError, InputError for a damaged one."""
-    _check_own(shared, asker, name)
-    shared.transport(asker.person.name).pause_schedule(name, paused=paused)
+    check = _check_own(shared, asker, name)
+    if not shared.transport(asker.person.name).pause_schedule(name, paused=paused, check=check):
+        raise unknown_schedule(name)
     return ScheduleShown(**_shown(name, *kept_schedule(shared, asker, name)))
 
 
-def _check_own(shared: Shared, asker: Asker, name: str) -> None:
-    kept = read_map(kept_schedule(shared, asker, name)[0])
-    asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
+def _check_own(shared: Shared, asker: Asker, name: str) -> Callable[[str], None]:
+    """A function that refuses the text of a schedule which the person may not change, or does not see."""
+    seen = Seen(shared, asker.person)
+
+    def check(text: str) -> None:
+        kept = read_map(text)
+        project = project_of_schedule(kept)
+        if not seen.sees(project):
+            raise unknown_schedule(name)
+        asker.check(Act.SET_SCHEDULES, project=project, owner=str(kept.get("user") or ""))
+
+    return check
 
 
 def _check_name(person: Person, name: str, project: str) -> None:

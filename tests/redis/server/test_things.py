@@ -186,11 +186,55 @@ def test_runs_of_a_schedule_have_their_makers_groups(server: TestServer, person:
     assert kept.status_code == 200, kept.text
     assert "ml" not in kept.text
     [(name, text, _)] = store.schedules()
-    assert store.change_schedule(name, text, store.now_us() - 1)
+    assert store.change_schedule(name, text, store.now_us() - 1, was=text.encode())
     assert fire_due(store, server.shared.settings) == 1
     [made] = store.runs()
     assert made.user == "insider"
     assert redis_of(store.url).hget(keys.run(made.id), "user_groups") == b"ml"
+
+
+@pytest.mark.parametrize("act", ["pause", "delete"])
+def test_a_schedule_that_takes_the_place_of_ones_own_meanwhile_is_not_changed(
+    server: TestServer, person: As, store: Store, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Between the look at whose it is and the change; names are free for who sees all projects."""
+    wanted = {"cron": "@daily", "given": {"command": ["true"], "project": OPEN}}
+    assert person("insider").put(f"{V1}/schedules/nightly", json=wanted).status_code == 200
+    [(_, mine, next_us)] = store.schedules()
+    other = mine.replace('"insider"', '"admin"')
+    assert other != mine
+    script = Store._call
+
+    def first_replaced(self: Store, name: str, *args: Any) -> Any:
+        if name == "keep_schedule" and args[-1] != other:
+            monkeypatch.setattr(Store, "_call", script)
+            store.keep_schedule("nightly", other, next_us)
+        return script(self, name, *args)
+
+    monkeypatch.setattr(Store, "_call", first_replaced)
+    path = f"{V1}/schedules/nightly"
+    refused = person("insider").delete(path) if act == "delete" else person("insider").post(f"{path}/pause")
+    assert refused.status_code == 403, refused.text
+    assert store.schedules() == [("nightly", other, next_us)]
+
+
+def test_a_change_of_a_schedule_while_it_is_paused_is_kept(store: Store) -> None:
+    store.keep_schedule("nightly", "{}", 5)
+    assert not store.change_schedule("nightly", '{"paused": true}', 6, was=b'{"cron": "@daily"}')
+    assert store.schedules() == [("nightly", "{}", 5)]
+    for _ in range(2):  # a call whose answer was lost is made again
+        assert store.change_schedule("nightly", '{"paused": true}', 6, was=b"{}")
+    assert not store.delete_schedule("nightly", was=b"{}")
+    assert store.schedules() == [("nightly", '{"paused": true}', 6)]
+    assert store.delete_schedule("nightly", was=b'{"paused": true}')
+    assert not store.delete_schedule("nightly", was=b'{"paused": true}')
+
+
+def test_a_schedule_that_is_not_even_text_is_deleted(person: As, store: Store) -> None:
+    store.keep_schedule("nightly", "{}", 5)
+    redis_of(store.url).set(keys.schedule("nightly"), b'{"user": "\xff"}')
+    assert person("admin").delete(f"{V1}/schedules/nightly").status_code == 204
+    assert store.schedules() == []
 
 
 def test_of_two_schedules_of_one_name_the_first_stays(person: As) -> None:
