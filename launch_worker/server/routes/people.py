@@ -383,9 +383,18 @@ def create_token(token: NewToken, shared: SharedHere, asker: MakingToken) -> Tok
 
 @router.delete("/tokens/{token_id}", status_code=204)
 def revoke_token(token_id: str, shared: SharedHere, asker: RevokingToken) -> None:
-    """Revoke a token of who asks, or for an admin anybody's."""
-    own_only = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name
-    _registry(shared, asker).revoke_token(token_id, user=own_only)
+    """Revoke a token of who asks, or for an admin anybody's. A token that is not an admin's revokes itself only."""
+    registry = _registry(shared, asker)
+    if may(asker.person, Act.OWN_TOKENS):
+        registry.revoke_token(token_id)
+        return
+    name = asker.person.name
+    if asker.person.how == "token":
+        # Who has stolen one token must not shut out its user's programs.
+        ids = {token.name: token.id for token in registry.tokens(name)}
+        if token_id != ids.get(asker.person.token):
+            raise NotAllowedError("a token revokes itself only; open /account in a browser, or ask an admin")
+    registry.revoke_token(token_id, user=name)
 
 
 @router.post(
@@ -430,9 +439,11 @@ def list_sessions(
 
 @router.delete("/sessions/{session_id}", status_code=204)
 def revoke_session(session_id: str, shared: SharedHere, asker: EndingSession) -> None:
-    """End a session of who asks, or for an admin anybody's."""
+    """End a session of who asks, or for an admin anybody's. A token that is not an admin's ends none."""
     registry = _registry(shared, asker)
     mine = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name
+    if mine is not None and asker.person.how == "token":
+        raise NotAllowedError("a token ends no sessions; log in with a browser and open /account, or ask an admin")
     found = next((one for one in registry.sessions(mine) if one.id == session_id), None)
     if found is None:
         raise NotFoundError("there is no such session")

@@ -142,6 +142,28 @@ def test_a_person_makes_lists_and_revokes_own_tokens_by_a_session(server: TestSe
     assert len(admin.get(f"{V1}/tokens", params={"user": "*"}).json()["tokens"]) >= 4
 
 
+def test_a_token_ends_itself_and_no_other_login_of_its_user(server: TestServer, person: As) -> None:
+    """Who has stolen one must not shut out its user; an admin may, and so makes lesser tokens."""
+    admin = person("admin")
+    admin.patch(f"{V1}/users/member", json={"password": GOOD})
+    for user, role in (("member", "member"), ("admin", "operator")):
+        made = [
+            admin.post(f"{V1}/tokens", json={"name": name, "user": user, "role": role}).json()
+            for name in ("stolen", "other")
+        ]
+        with server.client("") as browser, server.client(made[0]["token"]) as stolen:
+            browser.post(f"{V1}/login", json={"name": "member", "password": GOOD})
+            [session] = browser.get(f"{V1}/sessions").json()["sessions"]
+            assert stolen.delete(f"{V1}/tokens/{made[1]['id']}").status_code == 403
+            assert stolen.delete(f"{V1}/tokens/{'0' * 12}").status_code == 403
+            assert stolen.delete(f"{V1}/sessions/{session['id']}").status_code == 403
+            assert browser.delete(f"{V1}/sessions/{session['id']}").status_code == 204
+            assert stolen.delete(f"{V1}/tokens/{made[0]['id']}").status_code == 204
+            assert stolen.get(f"{V1}/whoami").status_code == 401
+        with server.client(made[1]["token"]) as other:
+            assert other.get(f"{V1}/whoami").json()["name"] == user
+
+
 def test_people_change_their_own_password_by_the_old_one(server: TestServer, person: As) -> None:
     person("admin").patch(f"{V1}/users/member", json={"password": GOOD})
     with server.client("") as browser, server.client("") as other:
