@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of, output_url_of
 from launch_worker.errors import InputError, SettingsError
@@ -26,13 +26,26 @@ _URL = re.compile(r"[a-z][a-z0-9+.:-]*://")
 _SERVER_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
 #: Address of a mail: no blanks, and nothing that is more than an address in a header; compiled where there is one.
 MAILBOX = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"
+#: Variables of the settings whose variable is not LAUNCH_ and their name in capitals.
+_VARIABLES = {
+    "retention_s": "LAUNCH_RETENTION",
+    "environment_age_s": "LAUNCH_ENVIRONMENT_AGE",
+    "log_keep_bytes": "LAUNCH_LOG_KEEP",
+    "checkpoint_wait_s": "LAUNCH_CHECKPOINT_WAIT",
+    "is_insecure": "LAUNCH_INSECURE",
+    "requires_signed": "LAUNCH_REQUIRE_SIGNED",
+    "takes_passwords": "LAUNCH_PASSWORDS",
+}
 #: The work folder of a user who has no home: nothing can be there.
 NO_WORK_DIR = Path("/dev/null/launch-worker")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one process. Durations are seconds, sizes bytes."""
+    """The settings of one process. A float is a duration in seconds, an int a number or a size in bytes.
+
+    The variable of a setting is LAUNCH_ and its name in capitals, but for those of `_VARIABLES`.
+    """
 
     redis_url: str = DEFAULT_REDIS_URL
     project: str = ""
@@ -259,94 +272,41 @@ class Settings:
         `redis_url` (the `--api` option) wins over `LAUNCH_REDIS_URL`, and that over this user's `launch-worker dev`.
         """
         env = os.environ if env is None else env
+        found = {name: value for name in _TYPES if (value := _read(env, name)) is not None}
+        found["work_dir"] = _work_dir(env)
         redis_url = redis_url or env.get("LAUNCH_REDIS_URL")
-        log_url = env.get("LAUNCH_LOG_URL") or cls.log_url
-        output_url = env.get("LAUNCH_OUTPUT_URL") or cls.output_url
-        database_url = env.get("LAUNCH_DATABASE_URL") or cls.database_url
         if not redis_url and (redis_url := living_redis_url(env)) and (folder := dev_folder(env)):
-            log_url = log_url or log_url_of(folder)
-            output_url = output_url or output_url_of(folder)
-            if not database_url and (folder / "archive.db").is_file():
-                database_url = archive_url_of(folder)
+            found.setdefault("log_url", log_url_of(folder))
+            found.setdefault("output_url", output_url_of(folder))
+            if (folder / "archive.db").is_file():
+                found.setdefault("database_url", archive_url_of(folder))
+        found["redis_url"] = redis_url or DEFAULT_REDIS_URL
+        log_bytes = found.get("log_bytes", cls.log_bytes)
+        # Output that is not in Redis yet must still be in the file.
+        found["log_file_bytes"] = max(found.get("log_file_bytes", cls.log_file_bytes), 2 * log_bytes)
+        found.setdefault("log_keep_bytes", max(cls.log_keep_bytes, 2 * log_bytes))
+        # Celery's own word for the same counts too, as Celery reads it.
+        found["allow_root"] = found.get("allow_root", False) or bool(env.get("C_FORCE_ROOT"))
+        if "server_url" in found:
+            found["server_url"] = found["server_url"].rstrip("/")
+        return cls(**found)
 
-        def seconds(name: str, default: float) -> float:
-            try:
-                return parse_duration(env[name], what=name) if env.get(name) else default
-            except InputError as error:
-                raise SettingsError(str(error)) from None
 
-        def size(name: str, default: int) -> int:
-            try:
-                return parse_size(env.get(name) or default, what=name)
-            except InputError as error:
-                raise SettingsError(str(error)) from None
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return _VARIABLES.get(name, f"LAUNCH_{name.upper()}")
 
-        log_bytes = size("LAUNCH_LOG_BYTES", cls.log_bytes)
-        return cls(
-            redis_url=redis_url or DEFAULT_REDIS_URL,
-            redis_read_url=env.get("LAUNCH_REDIS_READ_URL") or cls.redis_read_url,
-            job_redis_url=env.get("LAUNCH_JOB_REDIS_URL", ""),
-            env_from_allow=_words(env.get("LAUNCH_ENV_FROM_ALLOW", "")),
-            project=env.get("LAUNCH_PROJECT", ""),
-            work_dir=_work_dir(env),
-            work_dir_trusted=_switch("LAUNCH_WORK_DIR_TRUSTED", env.get("LAUNCH_WORK_DIR_TRUSTED") or "0"),
-            heartbeat_s=seconds("LAUNCH_HEARTBEAT_S", cls.heartbeat_s),
-            lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
-            pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
-            retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
-            usage_s=seconds("LAUNCH_USAGE_S", cls.usage_s),
-            unarchived_bytes=size("LAUNCH_UNARCHIVED_BYTES", cls.unarchived_bytes),
-            log_bytes=log_bytes,
-            # Output that is not in Redis yet must still be in the file.
-            log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
-            log_url=log_url,
-            log_keep_bytes=size("LAUNCH_LOG_KEEP", max(cls.log_keep_bytes, 2 * log_bytes)),
-            output_url=output_url,
-            checkpoint_wait_s=seconds("LAUNCH_CHECKPOINT_WAIT", cls.checkpoint_wait_s),
-            output_bytes=size("LAUNCH_OUTPUT_BYTES", cls.output_bytes),
-            output_files=size("LAUNCH_OUTPUT_FILES", cls.output_files),
-            min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
-            database_url=database_url,
-            upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
-            upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
-            uv=env.get("LAUNCH_UV") or cls.uv,
-            bwrap=env.get("LAUNCH_BWRAP") or cls.bwrap,
-            environment_bytes=size("LAUNCH_ENVIRONMENT_BYTES", cls.environment_bytes),
-            environment_age_s=seconds("LAUNCH_ENVIRONMENT_AGE", cls.environment_age_s),
-            backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),
-            gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
-            wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
-            health_address=parse_address(env.get("LAUNCH_HEALTH_ADDRESS", ""), what="LAUNCH_HEALTH_ADDRESS"),
-            health_file=_file(env.get("LAUNCH_HEALTH_FILE")),
-            server_address=env.get("LAUNCH_SERVER_ADDRESS") or cls.server_address,
-            server_hosts=_words(env.get("LAUNCH_SERVER_HOSTS", "")),
-            users_file=_file(env.get("LAUNCH_USERS_FILE")),
-            trusted_proxies=env.get("LAUNCH_TRUSTED_PROXIES", ""),
-            proxy_user_header=env.get("LAUNCH_PROXY_USER_HEADER") or cls.proxy_user_header,
-            proxy_groups_header=env.get("LAUNCH_PROXY_GROUPS_HEADER") or cls.proxy_groups_header,
-            proxy_roles=env.get("LAUNCH_PROXY_ROLES", ""),
-            oidc_url=env.get("LAUNCH_OIDC_URL", ""),
-            oidc_client_id=env.get("LAUNCH_OIDC_CLIENT_ID", ""),
-            oidc_client_secret=env.get("LAUNCH_OIDC_CLIENT_SECRET", ""),
-            oidc_client_secret_file=_file(env.get("LAUNCH_OIDC_CLIENT_SECRET_FILE")),
-            oidc_scopes=env.get("LAUNCH_OIDC_SCOPES") or cls.oidc_scopes,
-            oidc_name_claims=_words(env.get("LAUNCH_OIDC_NAME_CLAIMS", "")) or cls.oidc_name_claims,
-            oidc_groups_claim=env.get("LAUNCH_OIDC_GROUPS_CLAIM") or cls.oidc_groups_claim,
-            oidc_roles=env.get("LAUNCH_OIDC_ROLES", ""),
-            server_url=env.get("LAUNCH_SERVER_URL", "").rstrip("/"),
-            smtp_url=env.get("LAUNCH_SMTP_URL", ""),
-            mail_from=env.get("LAUNCH_MAIL_FROM", ""),
-            registry_auth=_file(env.get("LAUNCH_REGISTRY_AUTH")),
-            takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
-            # Celery's own word for the same counts too, as Celery reads it.
-            allow_root=_switch("LAUNCH_ALLOW_ROOT", env.get("LAUNCH_ALLOW_ROOT") or "0")
-            or bool(env.get("C_FORCE_ROOT")),
-            signing_key=_file(env.get("LAUNCH_SIGNING_KEY")),
-            requires_signed=_switch("LAUNCH_REQUIRE_SIGNED", env.get("LAUNCH_REQUIRE_SIGNED") or "0"),
-            trusted_keys=_file(env.get("LAUNCH_TRUSTED_KEYS")),
-            sealing_keys=_file(env.get("LAUNCH_SEALING_KEYS")),
-            is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
-        )
+
+def _read(env: Mapping[str, str], name: str) -> Any:
+    """The value that a variable gives to a setting; None for a variable that says nothing. Raises SettingsError."""
+    variable = variable_of(name)
+    text = env.get(variable)
+    if not text:
+        return None
+    try:
+        return _READERS[_TYPES[name]](text, variable)
+    except InputError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _saved_login(env: Mapping[str, str]) -> SavedLogin | None:
@@ -383,18 +343,14 @@ def _check_smtp_url(url: str) -> None:
         raise SettingsError("LAUNCH_SMTP_URL must be written as smtp://[USER:PASSWORD@]HOST[:PORT], or smtps://…")
 
 
-def _switch(name: str, text: str) -> bool:
+def _switch(text: str, variable: str) -> bool:
     if text not in ("0", "1"):
-        raise SettingsError(f"{name} must be 0 or 1")
+        raise SettingsError(f"{variable} must be 0 or 1")
     return text == "1"
 
 
-def _file(text: str | None) -> Path | None:
-    return Path(text).absolute() if text else None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+def _words(text: str, _: str) -> tuple[str, ...] | None:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) or None
 
 
 def parse_address(text: str, *, what: str) -> tuple[str, int] | None:
@@ -405,6 +361,25 @@ def parse_address(text: str, *, what: str) -> tuple[str, int] | None:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise SettingsError(f"{what} must be written as PORT (on loopback) or ADDRESS:PORT")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+#: The types of the settings that `from_env` reads, as they are written in `Settings`.
+_TYPES = {
+    each.name: str(each.type)
+    for each in fields(Settings)
+    if each.name not in ("redis_url", "work_dir", "api_url", "api_token")
+}
+#: Readers of a variable's text, for the type of its setting; None is for a text that says nothing.
+_READERS: Mapping[str, Callable[[str, str], Any]] = {
+    "str": lambda text, _: text,
+    "bool": _switch,
+    "float": lambda text, variable: parse_duration(text, what=variable),
+    "int": lambda text, variable: parse_size(text, what=variable),
+    "int | None": lambda text, variable: parse_size(text, what=variable),
+    "Path | None": lambda text, _: Path(text).absolute(),
+    "tuple[str, ...]": _words,
+    "tuple[str, int] | None": lambda text, variable: parse_address(text, what=variable),
+}
 
 
 def _work_dir(env: Mapping[str, str]) -> Path:

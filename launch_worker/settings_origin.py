@@ -13,19 +13,9 @@ from launch_worker.errors import SettingsError
 from launch_worker.model.units import format_duration, format_size
 from launch_worker.redis_url import mask_url
 from launch_worker.saved_login import login_file
-from launch_worker.settings import DEFAULT_REDIS_URL, Settings
+from launch_worker.settings import DEFAULT_REDIS_URL, Settings, variable_of
 from launch_worker.untrusted.ownership import read_ours
 
-#: Settings whose variable is not named as they are.
-_VARIABLES = {
-    "retention_s": "LAUNCH_RETENTION",
-    "environment_age_s": "LAUNCH_ENVIRONMENT_AGE",
-    "log_keep_bytes": "LAUNCH_LOG_KEEP",
-    "checkpoint_wait_s": "LAUNCH_CHECKPOINT_WAIT",
-    "is_insecure": "LAUNCH_INSECURE",
-    "requires_signed": "LAUNCH_REQUIRE_SIGNED",
-    "takes_passwords": "LAUNCH_PASSWORDS",
-}
 #: Variables that jobs have, as commands in a job do; and the beginning of a worker's options.
 VARIABLES_OF_JOBS = frozenset(
     f"LAUNCH_{name}"
@@ -78,11 +68,6 @@ class Configuration:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"celery": dict(self.celery)}
-
-
-def variable_of(name: str) -> str:
-    """The environment variable of a setting."""
-    return _VARIABLES.get(name, f"LAUNCH_{name.upper()}")
 
 
 def configuration(

@@ -22,8 +22,8 @@ from launch_worker.errors import LaunchError
 from launch_worker.objects import Objects
 from launch_worker.server.asker import declarations
 from launch_worker.server.pages.routers import PAGES
-from launch_worker.settings import Settings
-from launch_worker.settings_origin import configuration, variable_of
+from launch_worker.settings import Settings, variable_of
+from launch_worker.settings_origin import configuration
 from tests.support.hostile import fill
 from tests.support.http_servers import serving
 from tests.support.redis_client import redis_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launch_worker.saved_login import SavedLogin, save_login
-from launch_worker.settings import Settings
-from launch_worker.settings_origin import Configuration, configuration, variable_of
+from launch_worker.settings import Settings, variable_of
+from launch_worker.settings_origin import Configuration, configuration
 
 
 class Recorded(dict[str, str]):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from launch_worker.model.units import format_duration, format_size
-from launch_worker.settings import Settings
-from launch_worker.settings_origin import variable_of
+from launch_worker.settings import Settings, variable_of
 from tools.reference.markdown import GENERATED, table
 
 #: Sections of the page: each setting and its meaning, in the order of the page. Links count from docs/reference.
