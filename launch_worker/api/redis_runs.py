@@ -33,7 +33,7 @@ from launch_worker.redis_url import mask_url
 if TYPE_CHECKING:
     from launch_worker.archive.past import PastLog
     from launch_worker.database.database import Database
-    from launch_worker.logs.reading import Output
+    from launch_worker.logs.output import Output
     from launch_worker.model.explanation import Explanation, Surroundings
     from launch_worker.store.logs import LogChunk
 
@@ -75,7 +75,7 @@ class Filler:
     def output(self, place: Place, until: int) -> Iterator[tuple[int, bytes]]:
         """Yield the stored output between a place and a later byte: pieces, each with its first byte's number."""
         if self._is_stored(place, until):
-            from launch_worker.logs.reading import read_stored
+            from launch_worker.logs.opening import read_stored
 
             assert self.record is not None
             yield from read_stored(self._url, self.record, place.attempt, place.end, until)
@@ -237,7 +237,7 @@ class RedisRuns(RedisActs):
 
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         check_part(part)
-        from launch_worker.logs.reading import first_lines
+        from launch_worker.logs.parts import first_lines
 
         output = self.open_output(run_id, part.get("attempt")).output
         if (tail := part.get("tail")) is not None:
@@ -255,9 +255,9 @@ class RedisRuns(RedisActs):
     ) -> Opened:
         """The output of an attempt (None: the latest), of a run that Redis has no more too. Raises LaunchError.
 
-        `read_live` reads what Redis has of it, as `logs.reading.open_output` says.
+        `read_live` reads what Redis has of it, as `logs.opening.open_output` says.
         """
-        from launch_worker.logs.reading import open_output
+        from launch_worker.logs.opening import open_output
 
         try:
             record = self.record(run_id)
@@ -272,7 +272,7 @@ class RedisRuns(RedisActs):
 
     def _open_past_output(self, run_id: str, attempt: int | None, unknown: UnknownRunError) -> Opened:
         """The output of a run that Redis has forgotten: where it is the archive knows, or the store of logs itself."""
-        from launch_worker.logs.reading import latest_stored, open_output, open_past_output
+        from launch_worker.logs.opening import latest_stored, open_output, open_past_output
 
         url = self.settings.log_url
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from launch_worker.logs.reading import Output, Part, after_breaks
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import Part, after_breaks
 from launch_worker.model.log_pieces import LOST, Gap
 
 #: Characters of a line that are given at most.

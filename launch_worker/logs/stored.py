@@ -11,6 +11,8 @@ from launch_worker.logs.manifest import MAX_BYTES, Manifest, Segment
 from launch_worker.objects import Objects
 
 _MANIFEST = "manifest.json"
+#: Blocks that are read at once where more than one is wanted.
+BLOCKS_AT_ONCE = 8
 
 
 class StoredLogs:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from launch_worker.archive import schema
 from launch_worker.database.database import Database
 from launch_worker.logs.manifest import Manifest
-from launch_worker.logs.reading import stored_output
+from launch_worker.logs.opening import stored_output
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import Joiner
 from launch_worker.store.store import Store

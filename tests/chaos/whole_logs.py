@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launch_worker.errors import LaunchError
-from launch_worker.logs.reading import stored_output
+from launch_worker.logs.opening import stored_output
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.states import RunState
 from tests.chaos.verify import RunFacts

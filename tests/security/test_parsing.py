@@ -21,7 +21,7 @@ from launch_worker.api.client import Api
 from launch_worker.api.filters import parse_filter
 from launch_worker.code.environments import wanted_by
 from launch_worker.errors import InputError
-from launch_worker.logs.reading import _Search
+from launch_worker.logs.search import Search
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import Piece
 from launch_worker.model.run import Record
@@ -205,7 +205,7 @@ def test_a_pattern_that_takes_long_on_all_runs_is_given_up(monkeypatch: pytest.M
 
 def test_a_pattern_that_repeats_much_searches_the_beginning_of_a_long_line() -> None:
     line = "".join(random.Random(1).choices("ab", k=1 << 20)).encode()
-    found = _Search("b[ab]{900}b")
+    found = Search("b[ab]{900}b")
     with soon():
         assert len(list(found.lines(iter([Piece(line + b"\nb" + b"a" * 900 + b"b\n", 1)])))) == 2
 

@@ -20,7 +20,7 @@ from launch_worker.archive import schema
 from launch_worker.database.database import Database
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.logs.manifest import Manifest
-from launch_worker.logs.reading import stored_output
+from launch_worker.logs.opening import stored_output
 from launch_worker.logs.stored import StoredLogs
 from tests.conftest import wait_until
 from tests.support.archives import database, database_url, everything, postgres

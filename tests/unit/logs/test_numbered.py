@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from launch_worker.logs import numbered
 from launch_worker.logs.numbered import Numbered, last_written
-from launch_worker.logs.reading import Output, stored_parts, with_live_parts
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import stored_parts, with_live_parts
 from launch_worker.store.logs import LogChunk
-from tests.unit.logs.test_reading import TEXTS, Kept, cut, manifest_of, output_of
+from tests.unit.logs.test_output import TEXTS, Kept, cut, manifest_of, output_of
 
 PLACES = st.lists(st.integers(0, 200), max_size=6)
 

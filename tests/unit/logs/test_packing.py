@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launch_worker.logs.opening import stored_output
 from launch_worker.logs.packing import SmallLog, delete_pack, new_name, pack, pack_again, read_pack
-from launch_worker.logs.reading import stored_output
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import Gap
 from launch_worker.store.logs import LogChunk

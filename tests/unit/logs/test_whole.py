@@ -9,7 +9,8 @@ import pytest
 
 from launch_worker.errors import LaunchError
 from launch_worker.logs.manifest import Manifest
-from launch_worker.logs.reading import Output, stored_parts
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import stored_parts
 from launch_worker.logs.recorder import Recorder, buffer_folder, keep_output
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.logs.whole import Bounds, Mark, WholeLog

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch_worker.errors import LaunchError
-from launch_worker.logs.reading import Output, stored_parts
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import stored_parts
 from launch_worker.logs.whole import Bounds, Mark
 from launch_worker.runners.output import OutputFile
 from tests.unit.logs.test_whole import Place

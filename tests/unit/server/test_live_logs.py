@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.logs.numbered import Line, Numbered
-from launch_worker.logs.reading import Output, with_live_parts
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import with_live_parts
 from launch_worker.model.run import Record
 from launch_worker.server import live_logs
 from launch_worker.server.live_logs import LiveLogs
 from launch_worker.store.logs import LogChunk
 from launch_worker.store.store import Store
-from tests.unit.logs.test_reading import RUN, TEXTS, cut
+from tests.unit.logs.test_output import RUN, TEXTS, cut
 
 RECORD = cast(Record, type("Known", (), {"id": RUN, "attempt": 1, "token": 7}))
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from launch_worker.errors import InputError
 from launch_worker.logs import zstd
 from launch_worker.logs.manifest import Block, Manifest, Segment
-from launch_worker.logs.reading import Output, first_lines, read_stored, stored_parts, with_live_parts
+from launch_worker.logs.opening import read_stored
+from launch_worker.logs.output import Output
+from launch_worker.logs.parts import first_lines, stored_parts, with_live_parts
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import Gap, Piece
 from launch_worker.model.run import Record
