@@ -232,7 +232,7 @@ def _celeryconfig(env: Mapping[str, str], folder: Path) -> tuple[str, dict[str, 
 
 def _literal(name: str, value: ast.expr) -> str:
     """What is assigned, as it is written; no URL, password or key."""
-    from launch_worker.model.run import mask_env
+    from launch_worker.model.masking import mask_env
 
     text = str(mask_env({name: ast.unparse(value)})[name])
     return _MASK if "://" in text else text

@@ -20,9 +20,10 @@ from launch_worker.ids import check_run_id
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
+from launch_worker.model.history import Transition
 from launch_worker.model.log_pieces import Gap, Log, Piece
 from launch_worker.model.many import Done, ManyAct
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial

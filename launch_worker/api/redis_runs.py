@@ -22,9 +22,10 @@ from launch_worker.errors import (
 )
 from launch_worker.ids import RUN_ID
 from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.history import Transition
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.needs import NOTHING, parse_needs
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
 from launch_worker.model.usage import Measured

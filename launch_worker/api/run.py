@@ -13,9 +13,10 @@ from launch_worker.api.patience import AWAY, Patience
 from launch_worker.api.shown import attempt_of, run_as_json
 from launch_worker.api.transport import LogPart, Place, check_part
 from launch_worker.errors import InputError
+from launch_worker.model.history import Transition
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.outcome import shell_exit_code
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.run_files import KeptFile, LeftOut, RunFiles
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from launch_worker import humane
-from launch_worker.model.run import Record, Transition, no_such_attempt
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record, no_such_attempt
 from launch_worker.model.run_files import saved_files
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number

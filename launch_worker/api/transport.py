@@ -16,9 +16,10 @@ from launch_worker.errors import InputError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
+from launch_worker.model.history import Transition
 from launch_worker.model.log_pieces import Joiner, Log, Piece
 from launch_worker.model.many import Done, ManyAct
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from launch_worker.model.history import Transition
 from launch_worker.model.kept_outputs import read_outputs
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import MAX_BYTES, Usage
 from launch_worker.untrusted.text import read_json, read_map

@@ -15,8 +15,8 @@ from launch_worker.logs.output_reader import OutputReader
 from launch_worker.logs.recorder import Recorder
 from launch_worker.logs.whole import Mark
 from launch_worker.model.last_exception import last_exception
+from launch_worker.model.masking import secrets_in
 from launch_worker.model.outcome import Outcome, wants_exception, with_exception
-from launch_worker.model.run import secrets_in
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.output import OutputFile, OutputWriter
 from launch_worker.store.store import Store

@@ -21,7 +21,7 @@ def show_all(submitter: Submits, items: Sequence[Item], *, strict: bool) -> None
 
     from launch_worker import terminal
     from launch_worker.model import item_schema
-    from launch_worker.model.run import MASK, mask_env
+    from launch_worker.model.masking import MASK, mask_env
     from launch_worker.model.units import isoformat
 
     submitter.check_items(items, strict=strict)

@@ -21,8 +21,9 @@ from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.hints import Hint, hint_of_end
+from launch_worker.model.masking import MASK
 from launch_worker.model.needs import parse_needs
-from launch_worker.model.run import MASK, Record
+from launch_worker.model.run import Record
 from launch_worker.model.sentences import attempt_of_most, common_reason, sentence_of, sentence_of_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number

@@ -14,72 +14,19 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
+from launch_worker.model.history import Phase, phases_of
 from launch_worker.model.kept_outputs import outputs_as_json, outputs_from_json
+from launch_worker.model.lenient import int_of, json_of, list_of, map_of, number_of, state_of, strings_of, whole_number
+from launch_worker.model.masking import masked_spec
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number, isoformat, micros_of
 from launch_worker.model.usage import Usage
-from launch_worker.untrusted.text import read_json, read_map
+from launch_worker.untrusted.text import read_map
 
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-MASK = "********"
 #: Largest number of attempts of one run.
 MAX_ATTEMPTS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One arrow of a run's history. `at` is server time in microseconds."""
-
-    state: RunState
-    at: int
-    attempt: int
-    worker: str
-    reason: str
-    #: Of an attempt's end, where its worker reported it; as in the record.
-    exit_code: int | None = None
-    signal: str = ""
-    phase: str = ""
-    #: Person who asked for it, as that person's client said; '' for an arrow that the system made by itself.
-    actor: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "state": self.state.value,
-            "at": isoformat(self.at),
-            "attempt": self.attempt,
-            "worker": self.worker or None,
-            "reason": self.reason or None,
-        }
-
-    @classmethod
-    def from_json(cls, shown: Mapping[str, Any]) -> Transition:
-        """Read what `as_json` wrote."""
-        worker, reason, actor = (str(shown.get(name) or "") for name in ("worker", "reason", "actor"))
-        state, at = _state(str(shown.get("state"))), micros_of(shown.get("at")) or 0
-        return cls(state, at, _int(shown.get("attempt")), worker, reason, actor=actor)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of an attempt's start, or the instant at which another worker took it over."""
-
-    name: str
-    #: Server time in microseconds.
-    at: int
-    #: Duration; None while the phase lasts.
-    seconds: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "at": isoformat(self.at), "seconds": self.seconds}
-
-    @classmethod
-    def from_json(cls, shown: Mapping[str, Any]) -> Phase:
-        """Read what `as_json` wrote."""
-        seconds = shown.get("seconds")
-        is_known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        return cls(str(shown.get("name")), micros_of(shown.get("at")) or 0, seconds if is_known else None)
 
 
 @dataclass(frozen=True)
@@ -209,7 +156,7 @@ class Record:
         values["yields"] = bool(token) and get("yields") == token
         values["is_held"] = bool(token) and get("held") == token and values["state"] is RunState.RUNNING
         if not values["scheduled_at"]:
-            values["scheduled_at"] = _number(get("not_before") or "-")
+            values["scheduled_at"] = number_of(get("not_before") or "-")
         record = cls.__new__(cls)
         # The constructor of a frozen class sets each field by itself, which takes as long as all the reading.
         vars(record).update(values)
@@ -230,28 +177,28 @@ class Record:
         # Imported by those who read records from JSON only.
         from launch_worker.model.spec import needs_of
 
-        spec = _map(shown.get("spec"))
+        spec = map_of(shown.get("spec"))
         values: dict[str, Any] = {name: shown[name] for name in _AS_SHOWN if isinstance(shown.get(name), str)}
-        values |= {name: number for name in _NUMBERS_SHOWN if (number := _whole(shown.get(name))) is not None}
+        values |= {name: number for name in _NUMBERS_SHOWN if (number := whole_number(shown.get(name))) is not None}
         values |= {name: at for name in _TIMES_SHOWN if (at := micros_of(shown.get(name))) is not None}
-        values |= {name: tuple(map(str, _list(shown.get(name)))) for name in ("tags", "gpus")}
+        values |= {name: tuple(map(str, list_of(shown.get(name)))) for name in ("tags", "gpus")}
         group = str(shown.get("group") or "")
         files = {one["name"]: {"size": one.get("size"), "at": micros_of(one.get("saved_at"))} for one in _named(shown)}
         return cls(
-            state=_state(str(shown.get("state"))),
+            state=state_of(str(shown.get("state"))),
             is_held=shown.get("held") is True,
             avoid=str(shown.get("not_on_worker") or ""),
             cancel_at=micros_of(shown.get("cancel_requested_at")),
-            version=_int(shown.get("item_version"), 1),
-            log_missing=_int(shown.get("log_missing_bytes")),
-            phases=tuple(map(Phase.from_json, filter(_map, _list(shown.get("phases"))))),
-            waits_for=dict(str(wish).rpartition(":")[::2] for wish in _list(shown.get("after"))),
+            version=int_of(shown.get("item_version"), 1),
+            log_missing=int_of(shown.get("log_missing_bytes")),
+            phases=tuple(map(Phase.from_json, filter(map_of, list_of(shown.get("phases"))))),
+            waits_for=dict(str(wish).rpartition(":")[::2] for wish in list_of(shown.get("after"))),
             spec=_text(spec),
-            summary=_text(_map(shown.get("summary"))),
-            usage=_text(_map(shown.get("usage"))),
+            summary=_text(map_of(shown.get("summary"))),
+            usage=_text(map_of(shown.get("usage"))),
             files=_text(files),
             outputs=outputs_from_json(shown.get("outputs")),
-            checkpoint=_text(_checkpoint(_map(shown.get("checkpoint")))),
+            checkpoint=_text(_checkpoint(map_of(shown.get("checkpoint")))),
             needs=needs_of(
                 *(
                     _amount(amount)
@@ -315,7 +262,7 @@ class Record:
         Defaults that the queue gives its variables are not among them.
         """
         spec = self._given
-        return {**_map(spec.get("values")), **_map(spec.get("config"))}
+        return {**map_of(spec.get("values")), **map_of(spec.get("config"))}
 
     @cached_property
     def summary_values(self) -> dict[str, Any]:
@@ -423,49 +370,12 @@ def no_such_attempt(run_id: str, had: int, attempt: int) -> InputError:
     return InputError(f"run {run_id} has had {attempts}; there is no attempt {attempt}")
 
 
-def masked_spec(text: str) -> dict[str, Any]:
-    """The spec for showing: secrets, and environment values under secret-looking names, are masked."""
-    spec = read_map(text)
-    env = spec.get("env")
-    if isinstance(env, dict):
-        spec["env"] = mask_env(env)
-    if isinstance(spec.get("secrets"), dict):
-        spec["secrets"] = dict.fromkeys(spec["secrets"], MASK)
-    return spec
-
-
-def mask_env(env: Mapping[str, Any]) -> dict[str, Any]:
-    """An environment for showing."""
-    return {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
-
-
-def secrets_in(env: Mapping[str, Any]) -> list[str]:
-    """The values of an environment that are not shown."""
-    return [str(value) for name, value in env.items() if _SECRET_NAME.search(name)]
-
-
 def _gpus_of(needs: str) -> int:
     """How many devices are asked for; more than there can be for what nobody can read."""
     if not needs:
         return 0
     count = needs.partition(":")[0]
     return int(count) if count.isdecimal() and len(count) <= 6 else MAX_GPUS + 1
-
-
-def _json(text: str) -> Any:
-    """None for what is no JSON."""
-    try:
-        return read_json(text) if text else None
-    except ValueError:
-        return None
-
-
-def _map(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _text(value: dict[str, Any]) -> str:
@@ -479,40 +389,16 @@ def _checkpoint(shown: dict[str, Any]) -> dict[str, Any]:
 
 def _named(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The files of `show --json`."""
-    return [one for one in _list(shown.get("files")) if isinstance(_map(one).get("name"), str)]
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _int(value: Any, default: int = 0) -> int:
-    number = _whole(value)
-    return default if number is None else number
+    return [one for one in list_of(shown.get("files")) if isinstance(map_of(one).get("name"), str)]
 
 
 def _amount(value: Any) -> Any:
     return value if is_number(value) else None
 
 
-def _phases(text: str) -> tuple[Phase, ...]:
-    try:
-        return tuple(
-            Phase(str(entry["name"]), int(entry["at"]), None if entry.get("us") is None else int(entry["us"]) / 1e6)
-            for entry in (_json(text) or [])
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-        return ()
-
-
 def _wishes(text: str) -> dict[str, str]:
-    wishes = _json(text)
+    wishes = json_of(text)
     return {str(run_id): str(wish) for run_id, wish in wishes.items()} if isinstance(wishes, dict) else {}
-
-
-def _number(text: str) -> int | None:
-    digits = text[1:] if text[0] == "-" else text
-    return int(text) if digits.isdecimal() and len(digits) <= 18 else None
 
 
 def _commit(text: str) -> str:
@@ -520,21 +406,12 @@ def _commit(text: str) -> str:
     return text if text and _COMMIT.fullmatch(text) else ""
 
 
-def _strings(text: str) -> tuple[str, ...]:
-    values = None if text == "[]" else _json(text)
-    return tuple(map(str, values)) if isinstance(values, list) else ()
-
-
-def _state(text: str) -> RunState:
-    return _STATES.get(text, RunState.FAILED)
-
-
 def _reader(of: Field[Any]) -> Callable[[str], Any]:
     """What makes a field's value of its text in the hash."""
     if of.name == "commit":
         return _commit
     if of.type == "int":
-        return lambda text: _number(text) or of.default
+        return lambda text: number_of(text) or of.default
     return _READ_AS[str(of.type)]
 
 
@@ -545,15 +422,14 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-_STATES = {state.value: state for state in RunState}
 _READ_AS: dict[str, Callable[[str], Any]] = {
     "str": str,
-    "int | None": _number,
+    "int | None": number_of,
     "bool": "1".__eq__,
-    "tuple[str, ...]": _strings,
-    "tuple[Phase, ...]": _phases,
+    "tuple[str, ...]": strings_of,
+    "tuple[Phase, ...]": phases_of,
     "Mapping[str, str]": _wishes,
-    "RunState": _state,
+    "RunState": state_of,
 }
 #: Fields that mean something else, or have another name, in the hash.
 _APART = {"bulk", "is_scheduler", "is_followed", "yields", "is_held"}

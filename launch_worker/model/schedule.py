@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import InputError, NotFoundError
-from launch_worker.model.run import masked_spec
+from launch_worker.model.masking import masked_spec
 from launch_worker.model.units import isoformat
 from launch_worker.untrusted.text import read_json
 

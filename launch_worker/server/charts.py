@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from launch_worker import humane
-from launch_worker.model.run import Phase, Transition
+from launch_worker.model.history import Phase, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured
 

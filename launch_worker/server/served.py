@@ -26,9 +26,10 @@ from launch_worker.errors import (
 )
 from launch_worker.ids import RUN_ID, unique_run_id
 from launch_worker.model.group import GroupRecord
+from launch_worker.model.history import Transition
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.many import Done, ManyAct
-from launch_worker.model.run import Record, Transition, unknown_run
+from launch_worker.model.run import Record, unknown_run
 from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState

@@ -8,7 +8,8 @@ from typing import Any
 from launch_worker.errors import DeletedRunError, UnknownRunError
 from launch_worker.ids import ID_RULE, RUN_ID
 from launch_worker.model.checks import PRIORITIES
-from launch_worker.model.run import Record, Transition, unknown_run
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record, unknown_run
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.store import keys

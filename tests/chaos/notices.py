@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launch_worker.model.run import Transition
+from launch_worker.model.history import Transition
 from launch_worker.model.states import RunState
 from tests.chaos.evidence import Group
 from tests.chaos.plan import CHANNEL

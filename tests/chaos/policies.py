@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from launch_worker.model.run import Transition
+from launch_worker.model.history import Transition
 from launch_worker.model.states import RunState
 
 #: Words of the reasons with which a run goes back to its queue and none of its rules is used up.

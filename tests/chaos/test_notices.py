@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from tests.chaos.evidence import Group
 from tests.chaos.notices import delays, ends_of, read_told, told_otherwise_of

@@ -10,7 +10,8 @@ import pytest
 
 from launch_worker.database.audit import DONE, write_act
 from launch_worker.database.database import Database
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from tests.chaos.evidence import Journal
 from tests.chaos.served import followed_otherwise, submitted_otherwise, told_otherwise, unaudited

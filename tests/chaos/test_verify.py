@@ -14,7 +14,8 @@ import pytest
 from launch_worker.ids import new_run_id
 from launch_worker.logs.packing import SmallLog, new_name, pack
 from launch_worker.logs.stored import StoredLogs
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.outputs.content import store_folder
 from launch_worker.outputs.stored import StoredOutputs

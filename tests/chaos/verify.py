@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.history import Transition
+from launch_worker.model.run import Record
 from launch_worker.model.states import ARROWS, RunState
 from launch_worker.runners.job import LAPSED
 from launch_worker.store.store import Store

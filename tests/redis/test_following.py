@@ -7,7 +7,7 @@ import time
 import pytest
 
 from launch_worker.api.client import Api
-from launch_worker.model.run import Transition
+from launch_worker.model.history import Transition
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.support.arrows import claim, create

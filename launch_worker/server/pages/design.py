@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from launch_worker.errors import NotFoundError
-from launch_worker.model.run import Phase, Transition
+from launch_worker.model.history import Phase, Transition
 from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, allowed

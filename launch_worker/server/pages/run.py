@@ -17,9 +17,11 @@ from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.advice import advise
 from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
+from launch_worker.model.history import Transition
 from launch_worker.model.kept_outputs import read_outputs
+from launch_worker.model.masking import MASK
 from launch_worker.model.needs import Needs, parse_needs
-from launch_worker.model.run import MASK, Record, Transition
+from launch_worker.model.run import Record
 from launch_worker.model.run_files import KeptFile, number_of_files
 from launch_worker.model.sentences import attempt_of_most
 from launch_worker.model.states import RunState

@@ -15,8 +15,9 @@ from starlette.responses import RedirectResponse, Response
 
 from launch_worker.errors import InputError, NotAllowedError
 from launch_worker.model import readers
+from launch_worker.model.masking import MASK, mask_env
 from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, OTHERS, TIMES, TOLD, Option
-from launch_worker.model.run import MASK, Record, mask_env
+from launch_worker.model.run import Record
 from launch_worker.model.spec import make_spec
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed

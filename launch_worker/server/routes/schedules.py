@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from launch_worker.errors import InputError
 from launch_worker.ids import unique_run_id
-from launch_worker.model.run import masked_spec
+from launch_worker.model.masking import masked_spec
 from launch_worker.model.schedule import Schedule, check_recurring, unknown_schedule
 from launch_worker.people.roles import Act, Person, visible
 from launch_worker.server.asker import Asker, acting, allowed

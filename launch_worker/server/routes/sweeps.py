@@ -15,7 +15,7 @@ from launch_worker.api.sweeps import MAX_WORKERS
 from launch_worker.errors import InputError
 from launch_worker.ids import check_run_id
 from launch_worker.model.checks import KEY, MAX_LIMIT
-from launch_worker.model.run import masked_spec
+from launch_worker.model.masking import masked_spec
 from launch_worker.model.sweep import SweepOrder, SweepRecord, unknown_sweep
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed

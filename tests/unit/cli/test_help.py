@@ -40,7 +40,9 @@ def help_of(words: str, monkeypatch: pytest.MonkeyPatch) -> str:
     parent: click.Context | None = None
     names = words.split()
     for at in range(1, len(names) + 1):
-        parent = click.Context(ALL[" ".join(names[:at])], info_name=names[at - 1], parent=parent)
+        command = ALL[" ".join(names[:at])]
+        # With -h, as the programs have it: click keeps the help option that it makes first.
+        parent = click.Context(command, info_name=names[at - 1], parent=parent, **command.context_settings)
     assert parent is not None
     return parent.get_help()
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker.model.run import MASK, Record, Transition, masked_spec
+from launch_worker.model.history import Transition
+from launch_worker.model.masking import MASK, masked_spec
+from launch_worker.model.run import Record
 from launch_worker.model.run_files import saved_files
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from launch_worker.model.run import Phase, Transition
+from launch_worker.model.history import Phase, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured, Samples, Usage
 from launch_worker.server.charts import in_unit, series_of_metrics, series_of_samples, spark, timeline

@@ -12,7 +12,7 @@ import pytest
 
 from launch_worker.errors import CodeError, InputError
 from launch_worker.ids import new_run_id
-from launch_worker.model.run import MASK, masked_spec
+from launch_worker.model.masking import MASK, masked_spec
 from launch_worker.model.secrets import MAX_ALL_BYTES, MAX_SECRET_BYTES, MAX_SECRETS
 from launch_worker.model.spec import RunSpec
 from launch_worker.submission.command_line import command_line, options_of_spec
