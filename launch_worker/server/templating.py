@@ -7,6 +7,7 @@ import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -62,6 +63,11 @@ def as_data(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
+def in_url(value: Any) -> str:
+    """A text as a part of a path or a query: no slash in a name leads to another route. Of a map its query."""
+    return urlencode(value) if isinstance(value, dict) else quote(str(value), safe="")
+
+
 def as_text(value: Any) -> str:
     """A value of a config or a summary, as people read it."""
     if isinstance(value, str):
@@ -87,6 +93,8 @@ _templates.filters |= {
     "when": when,
     "as_data": as_data,
     "as_text": as_text,
+    # In the place of Jinja's own, which leaves slashes alone.
+    "urlencode": in_url,
     "sentence": humane.sentence,
     "in_unit": in_unit,
     "clean": clean,

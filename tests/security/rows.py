@@ -737,4 +737,27 @@ ROWS: dict[str, Row] = {
         REFUSED,
         ("redis/server/test_things.py::test_of_two_schedules_of_one_name_the_first_stays",),
     ),
+    "I6": Row(
+        "a schedule of somebody else, paused or deleted since it took the place of one's own in that instant",
+        REFUSED,
+        ("redis/server/test_things.py::test_a_schedule_that_takes_the_place_of_ones_own_meanwhile_is_not_changed",),
+    ),
+    "I7": Row(
+        "a schedule named ../people/users/NAME, whose Delete on an admin's page would be of that person",
+        REFUSED,
+        ("security/test_server.py::test_no_name_leads_a_button_or_link_of_a_page_to_another_route",),
+    ),
+    "I8": Row(
+        "a stolen token that shuts its user out",
+        REFUSED,
+        ("redis/server/test_people.py::test_a_token_ends_itself_and_no_other_login_of_its_user",),
+    ),
+    "I9": Row(
+        "the worker's login in the environment of a health check or an init",
+        REFUSED,
+        (
+            "deploy/test_compose.py::test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it",
+            "deploy/test_kubernetes.py::test_no_program_but_the_worker_has_its_login_where_jobs_are",
+        ),
+    ),
 }

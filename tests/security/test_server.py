@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.spec import RunSpec
 from launch_worker.server import fence
 from launch_worker.server.serve import PatientConnection
+from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.security.fuzz import examples
 from tests.support.http_servers import TestServer, serving
@@ -153,8 +157,14 @@ def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
-def test_no_request_of_anybody_makes_the_server_fail(server: TestServer, caplog: pytest.LogCaptureFixture) -> None:
-    tokens = tokens_of_everybody(server)
+@pytest.fixture(scope="module")
+def tokens(server: TestServer) -> dict[str, str]:
+    return tokens_of_everybody(server)
+
+
+def test_no_request_of_anybody_makes_the_server_fail(
+    server: TestServer, tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     clients = [server.client(token) for token in (*tokens.values(), "")]
     server.shared.acting.store.create(RUN, RunSpec(("true",), queue="nobody", tags=("a",), config={"x": {"value": 1}}))
     caplog.set_level(logging.ERROR, logger="launch_worker.server")
@@ -176,6 +186,29 @@ def test_no_request_of_anybody_makes_the_server_fail(server: TestServer, caplog:
         for client in clients:
             client.close()
     assert not [record for record in caplog.records if "server.failed" in record.getMessage()]
+
+
+def test_no_name_leads_a_button_or_link_of_a_page_to_another_route(server: TestServer, tokens: dict[str, str]) -> None:
+    """Who may write to Redis names a schedule so that an admin's Delete would be of a person."""
+    evil = "../people/users/admin"
+    store = server.shared.acting.store
+    made = redis_of(store.url)
+    store.keep_schedule(evil, json.dumps({"name": evil, "cron": "@daily", "given": {"queue": evil}}), 5)
+    made.sadd(keys.QUEUES, evil)
+    try:
+        with server.client(tokens["admin"]) as admin:
+            admin.headers["Accept"] = "text/html"
+            for page in ("schedules", "queues"):
+                text = html.unescape(admin.get(f"/{page}").text)
+                led = [word for word in re.findall(r'(?:action|href)="([^"]*)"', text) if "admin" in word]
+                assert led
+                for word in led:
+                    assert not urlsplit(urljoin("http://x/", word)).path.startswith("/people/"), word
+            assert admin.post(f"/schedules/{quote(evil, safe='')}/delete").status_code == 404
+            assert admin.get("/api/v1/whoami").status_code == 200
+    finally:
+        store.delete_schedule(evil)
+        made.srem(keys.QUEUES, evil)
 
 
 def answers(server: TestServer) -> bool:
