@@ -224,6 +224,16 @@ def test_a_run_that_is_not_executed_once_after_its_group_is_found(
     assert [violation in text for text in found] == [True] * bool(violation)
 
 
+def test_a_run_that_was_let_go_by_the_end_of_a_silent_workers_run_may_begin_beside_it() -> None:
+    alive = (*ONE, ("Crashed", 4, 1, "heartbeats stopped"), ("Running", 5, 1, "alive"), ("Finished", 7, 1, ""))
+    member = named("member", facts(*alive, written={1: stamps(2.1, 6.9)}))
+    steps = (("Pending", 1, 0, ""), ("Running", 6, 1, ""), ("Finished", 7, 1, ""))
+    then = named("then", facts(*steps, written={1: stamps(6.1, 6.9)}))
+    journal = Journal(groups=[Group("b1", ["member"], "then")])
+    found = check_runs([member, then], evidence(), journal, unknown=()).violations
+    assert not [text for text in found if "it waited for group" in text]
+
+
 def test_what_a_silent_workers_job_holds_is_nobodys_fault() -> None:
     one = holder("one", *ONE, ("Crashed", 4, 1, "heartbeats stopped"), first=2.1, last=4.9)
     other = holder("other", *ONE, ("Finished", 7, 1, ""), first=4.5, last=6.9)

@@ -247,8 +247,10 @@ def _groups(runs: list[RunFacts], journal: Journal) -> Iterator[str]:
         if (count := sum(len(stamps.starts) for stamps in then.stamps.values())) > 1 + then.record.preemptions:
             yield f"{group.then}: it waited for group {group.id}, and was executed {count} times"
         for member in members:
-            *_, last = [step for step in member.history if step.at <= min(claims)]
-            if not last.state.is_final:
+            *_, before, last = [None, *(step for step in member.history if step.at <= min(claims))]
+            # The end that a silent worker's run was given let the other one go; it is not called back.
+            came_back = last.state is RunState.RUNNING and before is not None and before.state is RunState.CRASHED
+            if not last.state.is_final and not came_back:
                 early = f"began while {member.record.id} was {last.state}"
                 yield f"{group.then}: it waited for group {group.id}, and {early}"
 
