@@ -425,7 +425,11 @@ ROWS: dict[str, Row] = {
     "E8": Row(
         "links, pipes and sizes in the folder by which a container talks",
         HARMLESS,
-        ("system/test_container_talk.py::test_garbage_links_and_many_lines_of_a_container_are_bounded",),
+        (
+            "system/test_container_talk.py::test_garbage_links_and_many_lines_of_a_container_are_bounded",
+            "unit/runners/test_container_talk.py::test_a_file_of_terabytes_is_not_asked_for",
+            "unit/runners/test_container_talk.py::test_a_file_that_grew_to_terabytes_since_it_was_looked_at_is_not_copied",
+        ),
     ),
     "E9": Row(
         "values of --env-from by who may use the engine",

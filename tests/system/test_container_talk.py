@@ -162,6 +162,7 @@ def test_garbage_links_and_many_lines_of_a_container_are_bounded(containers: Con
         tell; tell '{"summary": {"end": true}}'"""
     )
     link = containers.submit("""ln -s /etc/passwd "$LAUNCH_RUN_DIR/to_worker"; sleep 2.5""")
-    assert [flood.wait(60), link.wait(60)] == [RunState.FINISHED] * 2
-    assert (summary(flood), summary(link)) == ({"x": 1, "end": True}, {})
+    sparse = containers.submit("""busybox truncate -s 1T "$LAUNCH_RUN_DIR/to_worker"; sleep 2.5""")
+    assert [run.wait(60) for run in (flood, link, sparse)] == [RunState.FINISHED] * 3
+    assert (summary(flood), summary(link), summary(sparse)) == ({"x": 1, "end": True}, {}, {})
     assert len(containers.cluster.api.store.metrics(flood.id)) == 1000

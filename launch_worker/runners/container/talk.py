@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import tarfile
 import threading
 import time
@@ -31,6 +32,11 @@ _SILENT_EVERY_S = 5.0
 _SILENT_S = 60.0
 _BYTES_PER_S = 1 << 20
 _BLOCK = 64 << 10
+#: Bytes of a file that is copied at all: the engine reads it from its beginning each time, a sparse one too, and answers
+#: nothing else about the container meanwhile.
+MOST_BYTES = 1 << 30
+#: Bytes of what is new that are copied, the newest: no more of it is read (`attempt.talk`).
+MOST_NEW_BYTES = 16 << 20
 _FOLDER = f"{LAUNCH_DIR}/{TALK}"
 
 
@@ -45,6 +51,8 @@ class _Source:
     modified: str = ""
     since: float = field(default_factory=time.monotonic)
     next_at: float = 0.0
+    #: It was said that the file is too large.
+    is_said: bool = False
     copying: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -137,6 +145,9 @@ class ContainerTalks:
         if found.size < source.copied:
             # Written anew instead of appended to.
             source.copied = 0
+        if found.size > MOST_BYTES:
+            self._say_too_large(source, found.size)
+            return
         path = f"/containers/{source.container}/archive"
         if found.size > source.copied:
             with self._engine.stream(path, {"path": f"{_FOLDER}/{TO_WORKER}"}) as chunks:
@@ -147,12 +158,28 @@ class ContainerTalks:
         source_of_tar: Any = Chunks(chunks)
         with tarfile.open(fileobj=source_of_tar, mode="r|") as archive:
             entry = archive.next()
-            data = archive.extractfile(entry) if entry is not None and entry.isreg() else None
-            if data is None:
+            # The job may have changed the file since the engine was asked for its length.
+            is_file = entry is not None and entry.isreg() and entry.size <= MOST_BYTES
+            data = archive.extractfile(entry) if entry is not None and is_file else None
+            if entry is None or data is None:
                 return
-            left = source.copied
+            left = begin = max(source.copied, entry.size - MOST_NEW_BYTES)
             while left and (skipped := data.read(min(_BLOCK, left))):
                 left -= len(skipped)
-            with source.target.open("ab", buffering=0) as target:
+            with source.target.open("r+b", buffering=0) as target:
+                # A hole stands for what is left out.
+                target.seek(begin - source.copied, os.SEEK_END)
                 while block := data.read(_BLOCK):
-                    source.copied += target.write(block)
+                    begin += target.write(block)
+                    source.copied = begin
+
+    def _say_too_large(self, source: _Source, size: int) -> None:
+        if not source.is_said:
+            source.is_said = True
+            log.warning(
+                "talk.too_large container=%s: its file %s has %d bytes, and one of more than %d is not read",
+                source.container[:12],
+                TO_WORKER,
+                size,
+                MOST_BYTES,
+            )
