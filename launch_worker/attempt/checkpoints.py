@@ -27,7 +27,8 @@ from launch_worker.current import CHECKPOINTED, TAKEN
 from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.runners.kept_folder import Refreshed
-from launch_worker.runners.talk_folder import read_plain, tell_job
+from launch_worker.runners.talk_folder import tell_job
+from launch_worker.untrusted.plain_files import read_plain
 
 if TYPE_CHECKING:
     from launch_worker.outputs.manifest import Manifest

@@ -41,6 +41,7 @@ from launch_worker.outputs import outgoing
 from launch_worker.runners.process.accounts import Account
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.talk_folder import TALK
+from launch_worker.untrusted.plain_files import read_plain
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
 
@@ -55,6 +56,8 @@ _HOLDING = "holding.json"
 _SIGNALLED = "signalled"
 #: Flags with which a file is written that is no link, and no pipe, in whose place a job of this user has put it.
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: Bytes of a file of the worker's own at most: a record has its spec, of a mebibyte, and an outcome.
+_MOST_BYTES = 16 << 20
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
 #: Seconds of a job's life up to which its folder is reused. Longer jobs are too few to matter, and other processes may
 #: have their folders open, as a container to which a job has mounted its `talk`.
@@ -292,7 +295,7 @@ class AttemptFolder:
 
     def read_record(self) -> Record | None:
         try:
-            return Record.from_hash(read_json((self.path / "record.json").read_text()))
+            return Record.from_hash(read_json(read_plain(f"{self.root}/record.json", most_bytes=_MOST_BYTES)))
         except (OSError, ValueError, AttributeError):
             return None
 
@@ -303,7 +306,7 @@ class AttemptFolder:
     def read_holding(self) -> tuple[tuple[str, ...], str]:
         """The devices that the attempt holds, and its needs; nothing where none were kept."""
         try:
-            kept = read_json((self.path / _HOLDING).read_text())
+            kept = read_json(read_plain(f"{self.root}/{_HOLDING}", most_bytes=_MOST_BYTES))
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
@@ -331,7 +334,7 @@ class AttemptFolder:
     def read_usage(self) -> Recorder | None:
         """What another worker has kept of the job's usage; None where nothing can be read."""
         try:
-            return Recorder.resume((self.path / "usage.json").read_bytes())
+            return Recorder.resume(read_plain(f"{self.root}/usage.json", most_bytes=_MOST_BYTES))
         except OSError:
             return None
 
@@ -352,7 +355,7 @@ class AttemptFolder:
     def read_report(self) -> Report | None:
         """The kept end; None when none can be read."""
         try:
-            report = read_json((self.path / "report.json").read_text())
+            report = read_json(read_plain(f"{self.root}/report.json", most_bytes=_MOST_BYTES))
             step = report["step"]
             ended = step.pop("outcome")
             outcome = Outcome(**ended | {"state": RunState(ended["state"])})
@@ -376,7 +379,7 @@ class AttemptFolder:
             return None if kept.stopped_by else kept.status
         try:
             # Written by a guard of the release before this one, which may have outlived its worker.
-            return int((self.path / "exit-status").read_text())
+            return int(read_plain(f"{self.root}/exit-status", most_bytes=100))
         except (OSError, ValueError):
             return None
 

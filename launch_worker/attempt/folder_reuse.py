@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from launch_worker.outputs.outgoing import FILES, OUTPUTS
 from launch_worker.runners.talk_folder import TALK
+from launch_worker.untrusted.plain_files import open_plain
 
 #: Names of the files that each attempt of a process has in its folder, beside TALK.
 OUTPUT = "output"
@@ -115,12 +116,12 @@ class ReusableFolders:
 def _empty(path: str) -> None:
     """Empty a file, if it is there. Raises OSError for one that is no plain file, or has another name too."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_plain(path, os.O_WRONLY)
     except FileNotFoundError:
         return
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        if found.st_nlink != 1:
             raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
         if found.st_size or found.st_blocks:
             os.ftruncate(fd, 0)

@@ -25,9 +25,10 @@ from typing import Any
 from launch_worker.current import TO_WORKER
 from launch_worker.model.job_words import CheckpointReady, Finish, HeedsStop, Preempting, Word, Words
 from launch_worker.runners.output import OutputFile
-from launch_worker.runners.talk_folder import opened_talk, read_plain, replace
+from launch_worker.runners.talk_folder import opened_talk, replace
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES
+from launch_worker.untrusted.plain_files import open_plain, read_plain
 from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.told")
@@ -297,7 +298,7 @@ class Talk:
     def add_results(self, output: Path) -> None:
         """Add numbers in JSON of an output's last lines to a sweep run's summary, except names that its talk has."""
         try:
-            with output.open("rb") as file:
+            with open(open_plain(output), "rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
                 numbers = numbers_in(file.read())
         except FileNotFoundError:

@@ -17,7 +17,11 @@ from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.runners.process.protocol import SOCKET
 from launch_worker.untrusted.ownership import make_ours, why_not_ours
+from launch_worker.untrusted.plain_files import open_plain, read_plain
 from launch_worker.untrusted.removal import remove_tree
+
+#: Bytes of a file that says whose a folder is, at most.
+_MOST_BYTES = 64 << 10
 
 
 class WorkerFolder:
@@ -76,8 +80,8 @@ class WorkerFolder:
     @property
     def worker(self) -> str:
         try:
-            return (self.path / "worker").read_text()
-        except OSError:
+            return read_plain(self.path / "worker", most_bytes=_MOST_BYTES).decode()
+        except (OSError, ValueError):
             return ""
 
     def hold(self, lock_fd: int) -> None:
@@ -87,8 +91,8 @@ class WorkerFolder:
     def is_of_this_host(self) -> bool:
         """Whether the worker ran on this host; the jobs of another host, on a network folder, cannot be seen."""
         try:
-            theirs = (self.path / "host").read_text().split()
-        except OSError:
+            theirs = read_plain(self.path / "host", most_bytes=_MOST_BYTES).decode().split()
+        except (OSError, ValueError):
             return True
         # A container that was made anew has another name on the same boot; a restarted machine has its name.
         return bool(set(theirs) & set(_this_host().split()))
@@ -106,7 +110,7 @@ class WorkerFolder:
         """Lock the folder; returns False when another process holds the lock."""
         try:
             # Who may open it can lock it.
-            lock = os.fdopen(os.open(self.lock_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a")
+            lock = os.fdopen(open_plain(self.lock_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a")
         except OSError:
             return False
         try:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from launch_worker.errors import InputError
 from launch_worker.model.outputs import check_outputs
 from launch_worker.outputs.manifest import LeftOut, Manifest
+from launch_worker.untrusted.plain_files import open_plain
 from launch_worker.untrusted.removal import opened, remove_tree
 from launch_worker.untrusted.text import read_map
 
@@ -218,8 +219,7 @@ class Outgoing:
     def left_out(self) -> Manifest:
         """What was not copied out of the job's container, as a manifest of no files."""
         try:
-            fd = os.open(self.folder / _LEFT_OUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            with open(fd, encoding="utf-8", errors="replace") as file:
+            with open(open_plain(self.folder / _LEFT_OUT), encoding="utf-8", errors="replace") as file:
                 known = read_map(file.read(_MAX_LEFT_OUT))
             named = tuple(LeftOut(str(path), str(why)) for path, why in known["paths"][:_NAMED])
             return Manifest(self.run_id, self.attempt, (), named, max(len(named), int(known["count"])))

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from launch_worker.errors import LaunchError
 from launch_worker.outputs.content import IS_LINK, NO_FILE, Bounds, ChangedError, Found, Scan, open_below, scan
-from launch_worker.outputs.manifest import MAX_FILES, Manifest, StoredFile
+from launch_worker.outputs.manifest import MAX_BYTES, MAX_FILES, Manifest, StoredFile
 from launch_worker.outputs.open_files import file_being_written
+from launch_worker.untrusted.plain_files import read_plain
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
 
@@ -210,7 +211,7 @@ def taken_before(attempt: Path) -> list[Snapshot]:
     for path in attempt.glob("taken.*"):
         match = _NAME.fullmatch(path.name)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            facts = read_json((path / "facts.json").read_text(), is_exact=True)
+            facts = read_json(read_plain(path / "facts.json", most_bytes=MAX_BYTES), is_exact=True)
             # A machine that was restarted may have lost what was not on its disk.
             if match and facts["boot"] == boot_id():
                 rest = Manifest.from_json(facts["rest"].encode())

@@ -12,10 +12,11 @@ import ctypes
 import errno
 import fcntl
 import os
-import stat
 import termios
 import time
 from collections.abc import Callable
+
+from launch_worker.untrusted.plain_files import open_plain
 
 #: Error numbers of a disk, or a quota, that has no room.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -368,16 +369,8 @@ class Piped:
         return 0.0
 
 
-#: Flags with which a link leads to no other file, and a pipe does not block whoever opens it.
-_AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
 def _open(path: str, *, make: bool) -> int:
-    fd = os.open(path, os.O_RDWR | _AS_IT_IS | (os.O_CREAT if make else 0), 0o600)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no plain file", path)
-    return fd
+    return open_plain(path, os.O_RDWR | (os.O_CREAT if make else 0))
 
 
 def _punch(fd: int, position: int) -> int:

@@ -7,11 +7,9 @@ each file in the attempt's own folder, and moves it into the talk by the descrip
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,17 +46,6 @@ def opened_talk(folder: str | Path) -> Iterator[int]:
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield fd
-    finally:
-        os.close(fd)
-
-
-def read_plain(path: Path, *, most_bytes: int) -> bytes:
-    """Read the beginning of a file that a job may have made. Raises OSError for what is no plain file."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
-        return os.read(fd, most_bytes)
     finally:
         os.close(fd)
 

@@ -66,6 +66,7 @@ CONFINED_JOBS = "runners/process/test_confined.py::"
 GIT = "code/test_git.py::"
 WHEELS = "security/test_wheels_only.py::"
 STARTS = "security/test_confined_starts.py::"
+PLANTED = "security/test_planted_files.py::"
 HELD = "runners/process/test_held_guard.py::"
 TERMINAL = "system/test_terminal.py::"
 SITE = "security/test_lending.py::"
@@ -577,6 +578,17 @@ ROWS: dict[str, Row] = {
             HELD + "test_a_start_that_hangs_holds_up_no_other_job",
             HELD + "test_a_start_that_hangs_can_be_stopped",
             HELD + "test_a_guard_that_somebody_has_stopped_is_replaced",
+        ),
+    ),
+    "F27": Row(
+        "pipes, links, holes and leases in the place of what a worker keeps of its attempts and of itself",
+        HARMLESS,
+        (
+            PLANTED + "test_in_the_place_of_what_is_kept_of_an_attempt_it_is_read_as_nothing",
+            PLANTED + "test_in_the_place_of_what_says_whose_a_folder_is_it_holds_up_no_worker",
+            PLANTED + "test_in_the_place_of_the_file_of_exits_it_holds_up_neither_guard_nor_worker",
+            PLANTED + "test_a_lock_that_a_job_keeps_on_the_file_of_exits_holds_up_no_worker",
+            PLANTED + "test_pipes_in_the_place_of_all_that_a_dead_worker_left_hold_up_no_run_of_the_next",
         ),
     ),
     # -- G: another account of the machine

@@ -32,8 +32,8 @@ _SILENT_EVERY_S = 5.0
 _SILENT_S = 60.0
 _BYTES_PER_S = 1 << 20
 _BLOCK = 64 << 10
-#: Bytes of a file that is copied at all: the engine reads it from its beginning each time, a sparse one too, and answers
-#: nothing else about the container meanwhile.
+#: Bytes of a file that is copied at all: the engine reads it from its beginning each time, a sparse one too, and
+#: answers nothing else about the container meanwhile.
 MOST_BYTES = 1 << 30
 #: Bytes of what is new that are copied, the newest: no more of it is read (`attempt.talk`).
 MOST_NEW_BYTES = 16 << 20

@@ -11,17 +11,23 @@ import ctypes
 import fcntl
 import os
 import re
+import time
 from typing import NamedTuple, cast
 
 from launch_worker.runners.process.reaped import Reaped
 from launch_worker.runners.stop_reason import StopReason
+from launch_worker.untrusted.plain_files import open_plain, read_plain
 
 #: Name of the file in a worker's folder.
 EXITS = "exits"
+#: Bytes of the file at most.
+_MOST_BYTES = 64 << 20
 #: Bytes reserved ahead.
 _ROOM_BYTES = 32 << 10
 _FALLOC_KEEP_SIZE = 0x01
 _LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
+#: Seconds to wait for the file's lock, and between two tries.
+_LOCK_S, _LOCK_AGAIN_S = 2.0, 0.01
 #: Lines of their own, which earlier releases pass over.
 _USED_LINE = re.compile(r"(\S+) used (\d+\.\d+) (\d+)")
 _FULL_LINE = re.compile(r"(\S+) disk-full")
@@ -116,7 +122,7 @@ def keep_exit(folder: str, attempt: str, exited: Exit) -> bool:
         while True:
             fd = _open(path)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _lock(fd)
                 # The guard may just have replaced the file by a shorter one.
                 if os.fstat(fd).st_ino == os.stat(path).st_ino:
                     return _append(fd, attempt, exited) > 0
@@ -129,8 +135,7 @@ def keep_exit(folder: str, attempt: str, exited: Exit) -> bool:
 def read_exits(folder: str) -> dict[str, Exit]:
     """Return how the attempts of a worker's folder ended, by the names of their folders, as far as that was kept."""
     try:
-        with open(f"{folder}/{EXITS}", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
+        lines = read_plain(f"{folder}/{EXITS}", most_bytes=_MOST_BYTES).decode("ascii", "replace").splitlines()
     except OSError:
         return {}
     found = [match for match in map(_LINE.fullmatch, lines) if match is not None]
@@ -155,7 +160,7 @@ def read_exits(folder: str) -> dict[str, Exit]:
 
 
 def _open(path: str, more: int = 0) -> int:
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more, 0o600)
+    return open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | more)
 
 
 def _lines(attempt: str, exited: Exit) -> str:
@@ -165,6 +170,19 @@ def _lines(attempt: str, exited: Exit) -> str:
     if exited.is_out_of_memory:
         text = f"{attempt} oom\n{text}"
     return f"{attempt} disk-full\n{text}" if exited.disk_was_full else text
+
+
+def _lock(fd: int) -> None:
+    """Lock the file, which the guard does for an instant. Raises OSError where a job does for longer."""
+    until = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_LOCK_AGAIN_S)
 
 
 def _append(fd: int, attempt: str, exited: Exit) -> int:
