@@ -77,9 +77,7 @@ def test_of_a_flood_the_newest_is_copied_and_the_rest_is_a_hole(
     assert (tmp_path / TO_WORKER).stat().st_blocks * 512 < 1 << 16
 
 
-def test_a_file_of_terabytes_is_not_asked_for(
-    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_of_terabytes_is_not_asked_for(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine.said = 4 << 40
     assert copy(engine, tmp_path) == b""
     assert engine.fetched == 0
