@@ -17,6 +17,8 @@ from launch_worker import errors
 from launch_worker.errors import InputError, LaunchError, LoginError, ServerUnavailableError
 from launch_worker.untrusted.text import read_json
 
+#: Seconds without any byte of a stream, whose server says something every 15 s, after which it is gone.
+SILENCE_S = 40.0
 #: Seconds for a connection to be made, and for the next bytes of an answer.
 _CONNECT_S = 5.0
 _ANSWER_S = 60.0
