@@ -90,7 +90,7 @@ def _locked_now(lock: Path) -> Iterator[Path | None]:
 
 def remove(entry: Path) -> None:
     """Delete an entry, a file or a folder; the caller holds its lock."""
-    if entry.is_dir():
+    if entry.is_dir() and not entry.is_symlink():
         remove_tree(str(entry))
     else:
         entry.unlink(missing_ok=True)

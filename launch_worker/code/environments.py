@@ -32,12 +32,15 @@ from launch_worker.model.requirements import AUTO, FOUND, LOCK, MAX_CODE_BYTES, 
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.disk import shortage_of
 from launch_worker.settings import Settings
+from launch_worker.untrusted.plain_files import open_plain, read_plain
 
 log = logging.getLogger("launch_worker.code")
 
 #: Number of the way in which environments are made: another one makes new environments.
 _WAY = 1
 _MADE = "made"
+#: Bytes of a file that has the name of an environment, at most.
+_MOST_NAME_BYTES = 1000
 _CACHE = "cache"
 #: Seconds for which the emptying of uv's cache may wait for other uvs.
 _EMPTY_CACHE_S = 30.0
@@ -98,7 +101,7 @@ def _reader(code: Path) -> Callable[[str], str | None]:
             raise InputError(f"the requirements {path[:100]!r} lead out of the code")
         if not os.path.isfile(inside):
             return None
-        with open(inside, "rb") as file:
+        with open(open_plain(inside), "rb") as file:
             data = file.read(MAX_CODE_BYTES + 1)
         try:
             return data.decode()
@@ -163,8 +166,8 @@ class Environments:
     def _made(self, entry: Path) -> str:
         """The path of a whole environment, whose interpreter is still there; '' for none."""
         try:
-            venv = f"{entry}/{(entry / _MADE).read_text()}/venv"
-        except (FileNotFoundError, NotADirectoryError):
+            venv = f"{entry}/{read_plain(entry / _MADE, most_bytes=_MOST_NAME_BYTES).decode()}/venv"
+        except (OSError, ValueError):
             return ""
         return venv if os.access(f"{venv}/bin/python", os.X_OK) else ""
 
@@ -243,8 +246,8 @@ class Environments:
         """The keys of the environments that attempts of this machine have."""
         held = set()
         for note in (self._settings.work_dir / "workers").glob(f"*/runs/*/{HELD}"):
-            with contextlib.suppress(OSError):
-                held.add(note.read_text())
+            with contextlib.suppress(OSError, ValueError):
+                held.add(read_plain(note, most_bytes=_MOST_NAME_BYTES).decode())
         return held
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from launch_worker.code.archive import UNPACKED_FACTOR
-from launch_worker.code.cache import locked, throw_away_unused
+from launch_worker.code.cache import locked, remove, throw_away_unused
 from launch_worker.code.git import Git
 from launch_worker.code.patience import Patience
 from launch_worker.code.repository import Repositories
@@ -25,6 +25,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.runners.disk import shortage_of
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from launch_worker.untrusted.plain_files import open_plain
 
 log = logging.getLogger("launch_worker.code")
 
@@ -92,10 +93,10 @@ def _fetch_upload(
     cache = settings.work_dir / "code" / "uploads"
     kept = cache / f"{sha256}.tar.gz"
     with locked(kept, patience=patience):
-        archive = _open_kept(kept, sha256)
+        archive = _open_kept(kept, sha256, limit_bytes=settings.upload_bytes)
         if archive is None:
             _download(sha256, kept, settings=settings, store=store, patience=patience)
-            archive = kept.open("rb")
+            archive = os.fdopen(open_plain(kept), "rb")
         else:
             _renew(sha256, settings=settings, store=store, patience=patience)
     throw_away_unused(cache, keep=KEPT_ARCHIVES)
@@ -104,14 +105,20 @@ def _fetch_upload(
         unpack(archive, folder, limit_bytes=limit_bytes, patience=patience, marks=marks)
 
 
-def _open_kept(kept: Path, sha256: str) -> BinaryIO | None:
+def _open_kept(kept: Path, sha256: str, *, limit_bytes: int) -> BinaryIO | None:
     """The archive that an earlier run left here, if its content is unchanged."""
     try:
-        archive = kept.open("rb")
+        archive = os.fdopen(open_plain(kept), "rb")
     except FileNotFoundError:
         return None
-    digest = hashlib.sha256()
-    while data := archive.read(1 << 20):
+    except OSError as error:
+        # A job has put something else there.
+        log.error("code.cache_damaged file=%s: %s; it is fetched anew", kept, error)
+        remove(kept)
+        return None
+    digest, left = hashlib.sha256(), limit_bytes
+    while left > 0 and (data := archive.read(1 << 20)):
+        left -= len(data)
         digest.update(data)
     if digest.hexdigest() != sha256:
         log.error("code.cache_damaged file=%s: it is fetched anew", kept)

@@ -17,6 +17,7 @@ from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
 from launch_worker.errors import CodeError, InputError
 from launch_worker.model.git_url import GitSource, submodule_url
 from launch_worker.runners.process import tree
+from launch_worker.untrusted.plain_files import read_plain
 
 KEPT_REPOSITORIES = 20
 #: Commits of a cached repository, which only grows: with more it is fetched anew.
@@ -281,11 +282,17 @@ def _restore_config(cache: Path) -> None:
     if not cache.is_dir():
         return
     for foreign in ("commondir", "config.worktree", "objects/info/alternates", "objects/info/http-alternates"):
-        (cache / foreign).unlink(missing_ok=True)
+        remove(cache / foreign)
     config = cache / "config"
-    if config.is_symlink() or not config.is_file() or config.read_text(errors="replace") != _CONFIG:
+    try:
+        is_ours = read_plain(config, most_bytes=len(_CONFIG)) == _CONFIG.encode()
+    except OSError:
+        is_ours = False
+    if not is_ours:
         partial = cache / f"config.{os.getpid()}.{threading.get_ident()}"
         partial.write_text(_CONFIG)
+        if config.is_dir():
+            remove(config)
         partial.rename(config)
 
 

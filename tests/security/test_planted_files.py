@@ -17,8 +17,13 @@ from launch_worker import submit
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.talk import Talk, read_words
 from launch_worker.attempt.worker_folder import WorkerFolder
+from launch_worker.code.cache import HELD
+from launch_worker.code.environments import Environments
+from launch_worker.code.fetch import _open_kept
+from launch_worker.code.repository import _CONFIG, _restore_config
 from launch_worker.model.states import RunState
 from launch_worker.runners.process.exits import EXITS, Exit, ExitFile, keep_exit, read_exits
+from launch_worker.settings import Settings
 from launch_worker.untrusted.plain_files import open_plain, read_plain
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, cluster, wait_for_output, wait_for_pid, waits_for
@@ -136,6 +141,47 @@ def test_a_lock_that_a_job_keeps_on_the_file_of_exits_holds_up_no_worker(
         fcntl.flock(held, fcntl.LOCK_EX)
         assert not keep_exit(str(tmp_path), "r1.1.7", Exit(0, "", 1.0))
     assert keep_exit(str(tmp_path), "r1.1.7", Exit(0, "", 1.0))
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_in_the_place_of_a_kept_archive_it_is_removed_and_the_archive_is_fetched_anew(
+    tmp_path: Path, plant: Plant, leased: list[int]
+) -> None:
+    kept = tmp_path / "kept.tar.gz"
+    plant(kept, leased)
+    assert _open_kept(kept, "0" * 64, limit_bytes=1 << 20) is None
+    assert not os.path.lexists(kept)
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_in_the_place_of_a_repositorys_configuration_it_is_replaced(
+    tmp_path: Path, plant: Plant, leased: list[int]
+) -> None:
+    for name in ("config", "commondir"):
+        plant(tmp_path / name, leased)
+    _restore_config(tmp_path)
+    assert (tmp_path / "config").read_text() == _CONFIG
+    assert not os.path.lexists(tmp_path / "commondir")
+
+
+def test_a_link_to_a_folder_in_a_cache_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "file").touch()
+    (tmp_path / "commondir").symlink_to(tmp_path / "target")
+    _restore_config(tmp_path)
+    assert not os.path.lexists(tmp_path / "commondir")
+    assert (tmp_path / "target" / "file").exists()
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_in_the_place_of_the_name_of_an_environment_it_holds_up_no_sweep(
+    tmp_path: Path, plant: Plant, leased: list[int]
+) -> None:
+    settings = Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)})
+    root = tmp_path / "workers" / "o1" / "runs" / "r1.1.7"
+    root.mkdir(parents=True)
+    plant(root / HELD, leased)
+    assert Environments(settings, worker_env={})._held() <= {"{}"}
 
 
 def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
