@@ -20,7 +20,7 @@ REPO = Path(__file__).parents[2]
 MARKS = {"no-run": True, "background": True, "install": False, "each-shell": False, "machine": True}
 MACHINES = {"first": ("first",), "second": ("second",), "both": ("first", "second")}
 #: What a page says when its commands need a system that is up.
-NEEDS_DEV = re.compile(r"`launch-worker dev` in another\s+shell is enough")
+NEEDS_DEV = re.compile(r"`launch-worker dev`\s+in\s+another\s+shell\s+is\s+enough")
 _BLOCK = re.compile(r"((?:^<!-- .*? -->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"^<!-- ([a-z-]+)(?:: (.+))? -->$", re.MULTILINE)
 
