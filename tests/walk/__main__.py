@@ -54,6 +54,7 @@ def main() -> int:
     wanted = [page.resolve() for page in given.pages] or pages()
     if given.debian:
         return on_a_bare_debian([str(page.relative_to(REPO)) for page in wanted])
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     begun, walked = time.monotonic(), []
     # What a reader of README.md puts in place of its words. Other tests may go on beside a walk that is `--here`.
     address = f"127.{random.randrange(1, 255)}.{random.randrange(255)}.1" if given.here else "127.0.0.2"
@@ -61,7 +62,7 @@ def main() -> int:
     with here(address) if given.here else accounts() as machines:
         cloned_s = time.monotonic() - begun
         for page in wanted:
-            print(f"== {os.path.relpath(page, REPO)}", flush=True)
+            print(f"== {os.path.relpath(page, REPO)}")
             try:
                 walked.append(Walk(machines, words, has_environment=given.here).go(page))
             except (WalkError, PageError) as error:
@@ -118,7 +119,16 @@ def accounts() -> Iterator[dict[str, Machine]]:
                 home = Path(account.pw_dir)
                 env = {**handed_on, "HOME": str(home), "USER": user, "LOGNAME": user, "PATH": PATH, "LANG": "C.UTF-8"}
                 prefix = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups")
-                clone = [*prefix, "git", "clone", "--quiet", str(origin), "launch_worker"]
+                clone = [
+                    *prefix,
+                    "git",
+                    "-c",
+                    "advice.detachedHead=false",
+                    "clone",
+                    "--quiet",
+                    str(origin),
+                    "launch_worker",
+                ]
                 subprocess.run(clone, cwd=home, env=env, check=True)
                 machines[name] = Machine(home / "launch_worker", env, prefix)
             yield machines
