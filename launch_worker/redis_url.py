@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from launch_worker.errors import SettingsError
+from launch_worker.frozen import dataclass
 
 _SCHEMES = ("redis", "rediss", "sentinel")
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}

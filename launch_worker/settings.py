@@ -6,12 +6,13 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of, output_url_of
 from launch_worker.errors import InputError, SettingsError
+from launch_worker.frozen import dataclass
 from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -27,6 +28,24 @@ _USUAL = gc.get_threshold()
 def hurry() -> None:
     """Raise the collector's threshold during start-up: collection is a fifth of the import time and finds nothing."""
     gc.set_threshold(100_000)
+
+
+def import_later(name: str) -> None:
+    """Have a module imported when something in it is first asked for, and not by who imports it before.
+
+    `importlib.util.LazyLoader` is for that, but Python 3.11 loads at the import.
+    """
+    if name in sys.modules:
+        return
+    late = ModuleType(name)
+
+    def load(wanted: str) -> Any:
+        if sys.modules.get(name) is late:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), wanted)
+
+    late.__getattr__ = load  # type: ignore[method-assign]
+    sys.modules[name] = late
 
 
 def started() -> None:

@@ -67,9 +67,11 @@ class GroupedCommand(click.Command):
 class GroupedOption(click.Option):
     """An option of a `GroupedCommand`; its help says the usual value, and no range."""
 
-    def __init__(self, *args: Any, group: str = "Options", **more: Any) -> None:
+    def __init__(self, *args: Any, group: str = "Options", help: str = "", **more: Any) -> None:
         super().__init__(*args, **more)
         self.group = group
+        # Not by click, which would import `inspect` to look for indentation in it.
+        self.help = help
 
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         return {}

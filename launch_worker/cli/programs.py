@@ -9,6 +9,8 @@ from launch_worker import startup
 
 
 def submit() -> None:
+    # click imports it, and of what click does with it a submission needs nothing.
+    startup.import_later("inspect")
     _run("launch_worker.cli.submit")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from launch_worker.cli.errors import run_command
-from launch_worker.cli.helping import GroupedCommand
+from launch_worker.cli.helping import GroupedCommand, GroupedOption
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, grouped, with_options
 from launch_worker.errors import InputError
 from launch_worker.humane import plural
@@ -75,7 +75,7 @@ class Call(NamedTuple):
 
 @click.command(
     cls=GroupedCommand,
-    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
+    context_settings={"allow_interspersed_args": False},
     epilog="Example: launch-submit -q gpu --gpus 1 --retries 2 --follow -- python train.py --lr 0.1",
 )
 @with_options(*SUBMIT_OPTIONS)
@@ -85,6 +85,7 @@ class Call(NamedTuple):
 @grouped("--json", dest="as_json", is_flag=True, help="Print the run as one JSON object.")
 @grouped("--quiet", is_flag=True, help="Print only the run id.")
 @grouped("--api", metavar="URL", help="Redis or server to use, in place of LAUNCH_API_URL and the like.")
+@click.help_option("-h", "--help", cls=GroupedOption, group="", help="Show this message and exit.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit_command(command: tuple[str, ...], api: str | None, **options: Any) -> int:
     """Submit COMMAND to a queue and print its run.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from launch_worker.errors import InputError
+from launch_worker.frozen import dataclass
 from launch_worker.model.units import parse_size
 
 _NEEDS = re.compile(r"([0-9]{1,6}):([0-9]{1,12}):([0-9]{1,18})")

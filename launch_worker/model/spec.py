@@ -7,11 +7,12 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.frozen import dataclass
 from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
 from launch_worker.model.inputs import waits_of
 from launch_worker.model.macros import has_macros

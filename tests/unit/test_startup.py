@@ -25,3 +25,19 @@ def test_a_worker_starts_without_the_prompt_and_plugins() -> None:
 
 def test_other_commands_have_them() -> None:
     assert imports_of("flower") == "True True"
+
+
+def test_a_module_for_later_is_imported_when_something_of_it_is_asked_for() -> None:
+    look = """
+import sys
+from launch_worker.startup import import_later
+import_later("inspect")
+import inspect, click
+print("dis" in sys.modules)
+assert inspect.cleandoc("  a") == "a" and "dis" in sys.modules
+import inspect
+from inspect import isfunction
+assert inspect.isfunction is isfunction and inspect.__spec__.name == "inspect"
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "False"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from functools import cache
 from typing import NamedTuple
+
+try:
+    # As `random` does: hashlib brings OpenSSL, for which `launch-submit` would wait.
+    from _sha1 import sha1  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha1
 
 #: The files of `lua/words`, by subject. A word may use the words of its own file above it and those of earlier files.
 SUBJECTS = (
@@ -51,21 +56,25 @@ class Library(NamedTuple):
     """A library as FUNCTION LOAD takes it."""
 
     name: str
-    text: str
+    #: Its code, below the line that names it.
+    code: bytes
+
+    @property
+    def text(self) -> bytes:
+        return b"#!lua name=%b\nlocal LIBRARY = '%b'\n\n%b" % (self.name.encode(), self.name.encode(), self.code)
 
 
 @cache
 def library() -> Library:
     """The library of this version. It is named by its content: clients of two versions use one Redis in an upgrade."""
     scripts = sorted(file.removesuffix(".lua") for file in os.listdir(LUA) if file.endswith(".lua"))
-    code = "\n".join(
+    code = b"\n".join(
         [
             *(_read(os.path.join("words", subject)) for subject in SUBJECTS),
-            *(f"define('{script}', function(ARGV)\n{_read(script)}end)\n" for script in scripts),
+            *(b"define('%b', function(ARGV)\n%bend)\n" % (script.encode(), _read(script)) for script in scripts),
         ]
     )
-    name = f"launch_{hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest()[:12]}"
-    return Library(name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n\n{code}")
+    return Library(f"launch_{sha1(code, usedforsecurity=False).hexdigest()[:12]}", code)
 
 
 @cache
@@ -85,6 +94,7 @@ def is_loaded_already(error: BaseException) -> bool:
     return "already exists" in str(error)
 
 
-def _read(name: str) -> str:
-    with open(os.path.join(LUA, f"{name}.lua"), encoding="utf-8") as file:
+def _read(name: str) -> bytes:
+    # Unbuffered: there are many small files.
+    with open(os.path.join(LUA, f"{name}.lua"), "rb", buffering=0) as file:
         return file.read()

@@ -106,7 +106,9 @@ class Wire:
 
     def _connected(self) -> socket.socket:
         url = RedisUrl.parse(self._url)
-        made = socket.create_connection(url.servers[0], _CONNECT_TIMEOUT_S)
+        host, port = url.servers[0]
+        # As bytes: of a text Python would import IDNA's tables first.
+        made = socket.create_connection((host.encode(), port), _CONNECT_TIMEOUT_S)  # type: ignore[arg-type]
         self._socket = made
         made.settimeout(_ANSWER_TIMEOUT_S)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -100,7 +100,7 @@ def test_each_script_is_a_function_of_one_library(store: Store, redis_client: An
 def test_two_versions_are_in_one_redis(store: Store, redis_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = new_run_id()
     assert store.create(run_id, SPEC).is_new
-    other = Library("launch_other", library().text.replace(library().name, "launch_other"))
+    other = Library("launch_other", library().code)
     with monkeypatch.context() as newer:
         newer.setattr("launch_worker.store.redis.client.library", lambda: other)
         newer.setattr("launch_worker.store.redis.client.function_of", lambda script: f"launch_other_{script}")
