@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 MADE = Path(__file__).parent / ".peers"
@@ -20,21 +20,22 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def programs(name: str, packages: Sequence[str]) -> Path:
-    """The folder of a peer's programs; that of this Python's for what needs no packages."""
-    return MADE / name / "bin" if packages else Path(sys.executable).parent
+def programs(name: str) -> Path:
+    """The folder of a peer's programs; that of this Python's for a name that is no peer's."""
+    return MADE / name / "bin" if name in PACKAGES else Path(sys.executable).parent
 
 
-def install(name: str, packages: Sequence[str]) -> None:
+def install(name: str) -> None:
     """Make the environment of a peer. One with these very packages is left as it is."""
+    packages = PACKAGES.get(name, ())
     mark = MADE / name / ".made"
-    wanted = str(tuple(packages))
+    wanted = str(packages)
     if not packages or (mark.exists() and mark.read_text() == wanted):
         return
     MADE.mkdir(exist_ok=True)
     print(f"installing {' '.join(packages)} into {mark.parent}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(mark.parent)], check=True)
-    pip = [str(programs(name, packages) / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip = [str(programs(name) / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--compile", *packages], env=clean_env({}), check=True)
     mark.write_text(wanted)
 

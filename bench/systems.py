@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import redis
 
-from bench.environments import MADE, PACKAGES, clean_env, install, programs
+from bench.environments import MADE, clean_env, install, programs
 from bench.measure import BenchError, children, gone_is_fine, is_over, pythons, wait_until
 from launch_worker.dev.redis_server import RedisServer
 
@@ -47,14 +47,13 @@ class Service:
 class System:
     """One that takes commands into a queue and runs them."""
 
+    #: Its name, which is that of its environment too.
     name: str
     #: Its producer, and what its worker imports; in bench/peers.
     module: str
     #: The worker's command line, for the folder of its environment's programs and a number of slots.
     worker: Callable[[Path, int], Sequence[str]]
     service: Service
-    #: What pip installs for it; nothing for what is in this environment.
-    packages: tuple[str, ...] = ()
     #: How much of the usual number of jobs it gets: some are slow.
     share: float = 1.0
     #: Whether its queue is in Redis; else it is in the worker's process, which cannot be filled while that is frozen.
@@ -62,7 +61,7 @@ class System:
 
     @property
     def bin(self) -> Path:
-        return programs(self.name, self.packages)
+        return programs(self.name)
 
 
 LAUNCH = System(
@@ -86,7 +85,6 @@ CELERY = System(
         output="in the worker's",
         tree="goes on: threads are not terminated",
     ),
-    PACKAGES["celery"],
 )
 HUEY = System(
     "huey",
@@ -98,7 +96,6 @@ HUEY = System(
         output="in the worker's",
         tree="goes on: only what waits is revoked",
     ),
-    PACKAGES["huey"],
 )
 RQ = System(
     "rq",
@@ -110,7 +107,6 @@ RQ = System(
         output="in the worker's",
         tree="its process group is killed",
     ),
-    PACKAGES["rq"],
     share=0.1,
 )
 DRAMATIQ = System(
@@ -123,7 +119,6 @@ DRAMATIQ = System(
         output="in the worker's",
         tree="goes on: it has no cancel",
     ),
-    PACKAGES["dramatiq"],
     share=0.4,
 )
 HYPERQUEUE = System(
@@ -136,7 +131,6 @@ HYPERQUEUE = System(
         output="two files a run",
         tree="its process group is killed",
     ),
-    PACKAGES["hyperqueue"],
     has_redis=False,
 )
 RUNQD = System(
@@ -149,7 +143,6 @@ RUNQD = System(
         output="a file a run",
         tree="ended",
     ),
-    PACKAGES["runqd"],
     share=0.004,
     has_redis=False,
 )
@@ -164,7 +157,7 @@ def make(systems: Sequence[System]) -> None:
         raise BenchError("the timed job is written in C; install a C compiler, for instance: apt install gcc libc6-dev")
     subprocess.run([compiler, "-O2", "-static", "-o", str(STAMP), str(HERE / "stamp.c")], check=True)
     for system in systems:
-        install(system.name, system.packages)
+        install(system.name)
 
 
 class Stamps:

@@ -61,7 +61,7 @@ def main() -> None:
     systems = _chosen(parser, options.systems, SYSTEMS)
     faults = _chosen(parser, options.faults, FAULTS)
     for system in systems:
-        install(system.environment, system.packages)
+        install(system.environment)
     known = facts() | _names() | {"commit": _commit()}
     began = time.monotonic()
     found: dict[tuple[str, str], Played] = {}
@@ -107,7 +107,7 @@ def _names() -> dict[str, object]:
         "redis": f"{match[1]} {match[2]}" if match else said.strip(),
         "systems": {system.name: system.title for system in SYSTEMS},
         "faults": {fault.name: fault.title for fault in FAULTS},
-        "versions": {system.environment: system.version for system in SYSTEMS if system.packages},
+        "versions": {system.environment: system.version for system in SYSTEMS if system.environment},
     }
 
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -49,25 +50,18 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
             process.send_signal(number)
 
 
-def _kill(scene: Scene) -> None:
+def _kill(scene: Scene, *, helpers: bool = False) -> None:
     scene.begin(6, 6)
     worker = scene.workers[0]
     jobs = scene.jobs_of(worker)
     scene.mark()
-    worker.signal(signal.SIGKILL)
-    time.sleep(RESTART_S)
-    scene.mark_orphans(jobs)
-
-
-def _kill_all(scene: Scene) -> None:
-    scene.begin(6, 6)
-    worker = scene.workers[0]
-    jobs = scene.jobs_of(worker)
-    scene.mark()
-    own, _ = worker.processes()
-    # Stopped first: of processes that watch each other none shall see the other's death.
-    _signal(own, signal.SIGSTOP)
-    _signal(own, signal.SIGKILL)
+    if helpers:
+        own, _ = worker.processes()
+        # Stopped first: of processes that watch each other none shall see the other's death.
+        _signal(own, signal.SIGSTOP)
+        _signal(own, signal.SIGKILL)
+    else:
+        worker.signal(signal.SIGKILL)
     time.sleep(RESTART_S)
     scene.mark_orphans(jobs)
 
@@ -215,7 +209,9 @@ def _cancel(*flags: str) -> Callable[[Scene], None]:
 
 FAULTS = (
     Fault("kill", "worker killed (SIGKILL), started again after 2 s", _kill),
-    Fault("kill-all", "worker killed with all its helpers in one instant, but not the jobs", _kill_all),
+    Fault(
+        "kill-all", "worker killed with all its helpers in one instant, but not the jobs", partial(_kill, helpers=True)
+    ),
     Fault("freeze", "worker frozen for longer than it is missed; its jobs go on", _freeze),
     Fault("freeze-machine", "worker and its jobs frozen for longer than it is missed", _freeze_machine),
     Fault("redis-restart", "Redis killed and started again, with what it keeps by each system's docs", _redis_restart),

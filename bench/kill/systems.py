@@ -24,9 +24,8 @@ class System:
     module: str
     #: Command line of one of its workers, for the folder of its programs and the worker's own name.
     worker: Callable[[Path, str], Sequence[str]]
-    #: Name of its environment in bench/.peers, and what pip installs there.
+    #: Name of its environment in bench/.peers; '' for this one.
     environment: str = ""
-    packages: tuple[str, ...] = ()
     #: Processes of one worker here: a worker has two slots.
     processes: int = 1
     #: Number of workers at most; one where the system has one process for all.
@@ -52,11 +51,11 @@ class System:
     @property
     def version(self) -> str:
         """Version that is pinned of its package."""
-        return self.packages[0].partition("==")[2] if self.packages else ""
+        return PACKAGES[self.environment][0].partition("==")[2] if self.environment else ""
 
     @property
     def bin(self) -> Path:
-        return programs(self.environment, self.packages)
+        return programs(self.environment)
 
 
 def _celery(name: str, title: str, env: Mapping[str, str], **more: float) -> System:
@@ -69,7 +68,6 @@ def _celery(name: str, title: str, env: Mapping[str, str], **more: float) -> Sys
             *("-n", f"{worker}@%h", "-l", "INFO"),
         ],
         environment="celery",
-        packages=PACKAGES["celery"],
         env=env,
         lists="celery",
         **more,  # type: ignore[arg-type]
@@ -102,7 +100,6 @@ SYSTEMS = (
             *("--worker-ttl", "25", "default"),
         ],
         environment="rq",
-        packages=PACKAGES["rq"],
         processes=2,
         silence_s=80,
         patience_s=95,
@@ -114,7 +111,6 @@ SYSTEMS = (
         "huey_peer",
         lambda bin, worker: [f"{bin}/huey_consumer", f"{PEERS}.huey_peer.huey", "-k", "process", "-w", "2"],
         environment="huey",
-        packages=PACKAGES["huey"],
         renew=signal.SIGINT,
         lists="huey.redis.kill",
         silent_on=("stuck",),
@@ -125,7 +121,6 @@ SYSTEMS = (
         "dramatiq_peer",
         lambda bin, worker: [f"{bin}/dramatiq", f"{PEERS}.dramatiq_peer", "-p", "1", "-t", "2"],
         environment="dramatiq",
-        packages=PACKAGES["dramatiq"],
         silence_s=20,
         patience_s=60,
         renew=signal.SIGHUP,
@@ -140,7 +135,6 @@ SYSTEMS = (
         "hyperqueue_peer",
         lambda bin, worker: [f"{bin}/python", "-m", f"{PEERS}.hyperqueue_peer", "worker"],
         environment="hyperqueue",
-        packages=PACKAGES["hyperqueue"],
         workers=1,
         has_redis=False,
         without=NO_REDIS
@@ -154,7 +148,6 @@ SYSTEMS = (
         "runqd_peer",
         lambda bin, worker: [f"{bin}/gflowd"],
         environment="runqd",
-        packages=PACKAGES["runqd"],
         workers=1,
         has_redis=False,
         without=NO_REDIS,

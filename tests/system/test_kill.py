@@ -11,7 +11,7 @@ from bench.kill.systems import SYSTEMS
 
 def test_the_same_faults_leave_launch_worker_clean_and_celery_not() -> None:
     # Celery is in this environment too: nothing is installed.
-    ours, celery = (replace(system, packages=()) for system in SYSTEMS if system.name in ("ours", "celery"))
+    ours, celery = (replace(system, environment="") for system in SYSTEMS if system.name in ("ours", "celery"))
     kill, doubled = (fault for fault in FAULTS if fault.name in ("kill", "doubled-message"))
     # What Celery calls running for ever is waited for 8 s only.
     killed = [(ours, kill), (replace(celery, patience_s=8), kill)]
