@@ -267,7 +267,8 @@ def test_redis_restored_from_an_old_snapshot_is_told_what_it_lost(tmp_path: Path
         server.kill()
         time.sleep(1)
         server.start()
-        wait_until(lambda: pending.state is RunState.RUNNING)
+        both = {pending.id, unknown.id}
+        wait_until(lambda: {run.id for run in cluster.runs(state="running")} == both, what="both workers have reported")
         (tmp_path / "end").touch()
         assert pending.wait(30) is RunState.FAILED
         assert unknown.wait(30) is RunState.FAILED
