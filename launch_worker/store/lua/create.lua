@@ -26,7 +26,8 @@ for of_group = FIRST_GROUP, FIRST_BATCH - 1, 2 do pcall(announce, ARGV[of_group]
 while at <= #ARGV do
   local queue, config, config_of_pool, group, count = unpack(ARGV, at, at + 4)
   at = at + 5
-  local refused
+  local refused, first_run = nil, run_key(string.match(ARGV[at] or '', '^%S*'))
+  local is_first_new = is_nothing_of({first_run, first_run .. ':deleted'}, queue)
   if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
     refused = {-3, redis.call('SRANDMEMBER', 'launch:queues', 200)}
   else
@@ -43,7 +44,7 @@ while at <= #ARGV do
     local holder = slot and ONCE.holder(slot, first, now)
     if holder then
       answer = {-4, holder}
-    elseif is_new(id) then
+    elseif is_new(id, run == 1 and is_first_new) then
       answer = refused
       if not refused then
         local fine, created, why = pcall(create, id, now, reason, queue, due ~= '' and due_at(due) or nil,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import redis
-from redis.exceptions import DataError, RedisError, ResponseError
+from redis.exceptions import DataError, ReadOnlyError, RedisError, ResponseError
 
 from launch_worker.errors import LaunchError
 from launch_worker.store.causes import explained
@@ -78,7 +78,11 @@ class RedisPy:
         try:
             reply = connection.read_response()
         except ResponseError as error:
-            self._idle.append(connection)
+            if isinstance(error, ReadOnlyError):
+                # After a failover the same name may lead to another server, the new master.
+                connection.disconnect()
+            else:
+                self._idle.append(connection)
             raise _explained(self._url, error) from error
         except (RedisError, OSError) as error:
             connection.disconnect()

@@ -41,9 +41,9 @@ ROUND_TRIPS_IN_TURN = 3
 #: More for a run that lasts: started.
 OF_LASTING = 1
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 14, "claim": 19, "started": 2, "finish": 16, "heartbeat": 9}
+IN_SCRIPTS = {"submit": 13, "claim": 18, "started": 2, "finish": 15, "heartbeat": 9}
 #: The same of the end of a run and the next claim of its slot, in one call.
-IN_FINISH_AND_CLAIM = 36
+IN_FINISH_AND_CLAIM = 33
 #: Commands that the heartbeat of a worker gives which has no runs and nothing new to say.
 IN_IDLE_HEARTBEAT = 3
 #: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
@@ -51,7 +51,7 @@ OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 
 #: More for a run of a group: two counts at a claim and an end each, and where no other run is Running a look at all
 #: counts, and one by one whether anybody waits; at a submit the group's record, its index, and the list of groups that
 #: get more runs.
-OF_GROUPED = {"submit": 4, "claim": 2, "finish": 5}
+OF_GROUPED = {"submit": 4, "claim": 2, "finish": 6}
 #: Bytes of a run's changes (586, on Redis 7.0).
 FOLLOWED_BYTES = 640
 #: More for each run of a worker that is renewed.

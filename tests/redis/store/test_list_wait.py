@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -115,3 +116,30 @@ def test_a_refusal_of_the_server_is_an_outage(wait: ListWait, redis_client: Any)
             redis_client.execute_command("CLIENT", "UNBLOCK", client["id"], "ERROR")
     popping.join(5)
     assert isinstance(popping.found, BrokerUnavailableError)
+
+
+def test_a_server_that_takes_no_more_connections_is_an_outage(wait: ListWait, redis_client: Any) -> None:
+    redis_client.lpush("a", "one")
+    most = redis_client.config_get("maxclients")["maxclients"]
+    redis_client.config_set("maxclients", redis_client.info("clients")["connected_clients"])
+    try:
+        with pytest.raises(BrokerUnavailableError, match="maxclients"):
+            wait.pop(LISTS, timeout_s=LONG_S)
+    finally:
+        redis_client.config_set("maxclients", most)
+    assert wait.pop(LISTS, timeout_s=LONG_S) == ("a", b"one")
+
+
+def test_a_password_that_was_changed_meanwhile_is_an_outage(wait: ListWait, store: Store, redis_client: Any) -> None:
+    redis_client.lpush("a", "one", "two")
+    assert wait.pop(LISTS, timeout_s=LONG_S) == ("a", b"one")
+    password = urlsplit(store.url).password
+    redis_client.config_set("requirepass", "another")
+    try:
+        wait.drop()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailableError):
+                wait.pop(LISTS, timeout_s=LONG_S)
+    finally:
+        redis_client.config_set("requirepass", password)
+    assert wait.pop(LISTS, timeout_s=LONG_S) == ("a", b"two")

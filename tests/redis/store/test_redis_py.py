@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,6 +21,7 @@ from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import enlist_for
+from tests.support.losing import Losing
 from tests.support.redis_client import redis_of
 
 
@@ -78,6 +80,27 @@ def test_a_server_that_was_restarted_in_no_time_is_spoken_to_anew(server: RedisS
     server.start()
     assert store.put_back("none", 1) is False
     store.close()
+
+
+def test_a_master_that_became_a_replica_is_left_for_the_server_to_which_its_name_leads_now(
+    server: RedisServer, store: Store, redis_client: Any
+) -> None:
+    proxy = Losing(server.url)
+    follower = Store(proxy.url)
+    try:
+        follower.put_back("none", 1)
+        with redis_of(server.url) as client:
+            client.replicaof("127.0.0.1", 1)
+            # The new master of this name, with the password of the old one.
+            redis_client.config_set("requirepass", urlsplit(server.url).password)
+            proxy.target = urlsplit(store.url).port
+            with pytest.raises(BrokerUnavailableError, match="replica"):
+                follower.put_back("none", 1)
+        assert follower.put_back("none", 1) is False
+    finally:
+        redis_client.config_set("requirepass", urlsplit(store.url).password)
+        follower.close()
+        proxy.close()
 
 
 def test_however_many_connections_were_lost_or_refused_the_next_one_is_made(server: RedisServer) -> None:

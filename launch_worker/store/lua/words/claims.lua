@@ -1,7 +1,7 @@
 -- Claims: a worker asks for a run of an item, or for the next one of its lists.
 
 -- One table: a library may have two hundred names.
-local CLAIMS = {}
+local CLAIMS = {HELD = 'Redis was restored from a snapshot; workers report first'}
 
 -- What a claim answers: the record as it was read, and what is other, or not in it; false for a field that is gone.
 -- `list`: a worker's own list, if the run was in one.
@@ -104,7 +104,8 @@ function CLAIMS.claim(id, seq, by)
     redis.call('ZADD', 'launch:leases', int(now + tonumber(by.lease_us)), id)
     return CLAIMS.answer(id, values, run.list)
   end
-  if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
+  if are_claims_held == nil then is_nothing_of({}, queue or '') end
+  if is_held() then return {0, CLAIMS.HELD} end
   if state ~= 'Pending' then return {0, 'the run is ' .. state} end
   if run.seq ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
   local damage = damage_of(id)
@@ -222,7 +223,7 @@ end
 -- Pops items of the lists, in their order, until a run can be claimed. Returns the answer of `claim`.
 function CLAIMS.next(slot, by, lists)
   -- What is refused would be lost until a pass finds it.
-  if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
+  if is_held() then return {0, CLAIMS.HELD} end
   local answer = {0, ''}
   for _, list in ipairs(lists) do
     -- Bounded: what is refused costs as much as what is claimed.

@@ -24,13 +24,13 @@ function ENDS.is_awaited(id, queues)
   local keys, queue = {'launch:waiters:' .. id}, field_of(id, 'queue')
   if group and group ~= id then keys[2] = 'launch:waiters:' .. group end
   for _, group in ipairs(places_of(id)) do keys[#keys + 1] = 'launch:parked:' .. group end
-  local pool = queue and settings_of('queue', queue).pool
-  if pool then keys[#keys + 1] = 'launch:parked:pool:' .. pool end
   for at = 1, #queues do
     keys[#keys + 1] = 'launch:groups:' .. queues[at]
     keys[#keys + 1] = 'launch:shapes:' .. queues[at]
   end
-  return redis.call('EXISTS', unpack(keys)) > 0
+  if not is_nothing_of(keys, queue or '') then return true end
+  local pool = queue and settings_of('queue', queue).pool
+  return pool and redis.call('EXISTS', 'launch:parked:pool:' .. pool) == 1
 end
 
 -- What the reporting worker has free; false where it does not say.

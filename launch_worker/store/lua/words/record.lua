@@ -81,10 +81,11 @@ local function read_all(id)
   return values
 end
 
--- Whether no run has this id, and no deleted run had it. After that `seen` has all of the new record.
-local function is_new(id)
+-- Whether no run has this id, and no deleted run had it. After that `seen` has all of the new record. `is_looked_for`:
+-- this call has looked already, and there was none.
+local function is_new(id, is_looked_for)
   local key = run_key(id)
-  if redis.call('EXISTS', key, key .. ':deleted') > 0 then return false end
+  if not is_looked_for and redis.call('EXISTS', key, key .. ':deleted') > 0 then return false end
   seen[id] = setmetatable({}, NEW)
   return true
 end

@@ -1,6 +1,10 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
+-- Keys of settings that were there when a call read them last; it outlives a call, and only decides which keys are looked at
+-- together. Its names are of admins.
+local CONFIGURED = {}
+local UNCONFIGURED = {config = '', paused = false}
 -- The limit, paused, pool, rank, admits and config of a queue or a pool. Where the key is of another type the configuration
 -- is one that nobody can read: '' would ask for no sandbox and for no signatures.
 local function settings_of(kind, name)
@@ -11,10 +15,38 @@ local function settings_of(kind, name)
     local found = redis.pcall('HGETALL', key)
     known = {config = found.err and 'damaged' or ''}
     for at = 1, #found, 2 do known[found[at]] = found[at + 1] end
-    known.limit, known.rank, known.paused = tonumber(known.limit or ''), tonumber(known.rank or ''), known.paused == '1'
+    known.limit, known.rank = known.limit and tonumber(known.limit), known.rank and tonumber(known.rank)
+    known.paused = known.paused == '1'
     known_settings[key] = known
+    CONFIGURED[key] = (found.err or #found > 0) and true or nil
   end
   return known
+end
+
+local HOLD = 'launch:hold'
+-- Whether nobody may claim for a while; nil until this call has asked.
+local are_claims_held = nil
+local function is_held()
+  if are_claims_held == nil then are_claims_held = redis.call('EXISTS', HOLD) == 1 end
+  return are_claims_held
+end
+
+-- Whether none of these keys exists. Asks by the same command whether the queue has settings, and claims are held: mostly
+-- nothing of that exists.
+local function is_nothing_of(keys, queue)
+  local key, count = 'launch:queue:' .. queue, #keys
+  local asks_settings = not known_settings[key] and not CONFIGURED[key]
+  keys[count + 1] = HOLD
+  if asks_settings then keys[count + 2] = key end
+  local found = redis.pcall('EXISTS', unpack(keys))
+  if found == 0 then
+    are_claims_held = false
+    if asks_settings then known_settings[key] = UNCONFIGURED end
+    return true
+  end
+  if asks_settings then keys[count + 2] = nil end
+  keys[count + 1] = nil
+  return count > 0 and redis.call('EXISTS', unpack(keys)) == 0
 end
 
 local known_allowances = {}
