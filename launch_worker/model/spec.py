@@ -174,17 +174,22 @@ class RunSpec:
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
-        # By hand: `asdict` copies deeply, and takes ten times as long.
-        given = {"command": self.command}
+        # By hand: `asdict` copies deeply, and takes ten times as long; and json makes an encoder for each call.
+        parts = []
         for name in _changed(self):
             value = getattr(self, name)
-            if value != _PLAIN[name]:
-                given[name] = value
-        if self.name == default_name(self.command or (self.image,)):
-            del given["name"]
-        return _ENCODE(given)
+            if value == _PLAIN[name] or (name == "name" and value == default_name(self.command or (self.image,))):
+                continue
+            if type(value) is str:
+                parts.append(f'"{name}":{_QUOTE(value)}')
+            elif type(value) is tuple:
+                parts.append(f'"{name}":[{",".join(map(_QUOTE, value))}]')
+            else:
+                parts.append(f'"{name}":{_ENCODE(value)}')
+        return f"{{{','.join(parts)}}}"
 
 
+_QUOTE = json.encoder.encode_basestring_ascii
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 #: Defaults of all fields; the command has none.
 _PLAIN: dict[str, Any] = {

@@ -134,6 +134,8 @@ class Submitter:
 
     def check_waits(self, spec: RunSpec, known: set[str] | None = None) -> None:
         """Raises InputError where a run would wait for one that is not there. Those of `known` are, or will be."""
+        if not (spec.after or spec.inputs):
+            return
         known = set() if known is None else known
         waits = self._waits_of(spec)
         for other, wish in (spec.waits if waits is None else waits).items():
@@ -260,6 +262,8 @@ class Submitter:
 
     def _once_of(self, item: Item, ready: Ready) -> Once | None:
         """The key that an item's run has for a time; None where it has none, or has it for ever, by its id."""
+        if not item.unique:
+            return None
         unique = parse_unique(item.unique)
         return Once(self._id_by(unique.key, ready), unique.for_s) if unique.is_timed else None
 

@@ -139,7 +139,7 @@ class _Line:
 
     def send(self, *words: str | int) -> None:
         try:
-            self._connection.send_packed_command(self._connection.pack_command(*words))
+            self._connection.send_packed_command((packed(*words),))
         except (RedisError, OSError) as error:
             raise _explained(self._url, error) from error
         self._unread += 1

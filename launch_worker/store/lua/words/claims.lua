@@ -104,7 +104,7 @@ function CLAIMS.claim(id, seq, by)
     redis.call('ZADD', 'launch:leases', int(now + tonumber(by.lease_us)), id)
     return CLAIMS.answer(id, values, run.list)
   end
-  if are_claims_held == nil then is_nothing_of({}, queue or '') end
+  if are_claims_held == nil then is_nothing_of({}, queue or '', true) end
   if is_held() then return {0, CLAIMS.HELD} end
   if state ~= 'Pending' then return {0, 'the run is ' .. state} end
   if run.seq ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end

@@ -31,22 +31,21 @@ local function is_held()
   return are_claims_held
 end
 
--- Whether none of these keys exists. Asks by the same command whether the queue has settings, and claims are held: mostly
--- nothing of that exists.
-local function is_nothing_of(keys, queue)
+-- Whether none of these keys exists. Asks by the same command whether the queue has settings; and, for a worker, whether
+-- claims are held, which no submitter may read. Mostly nothing of that exists.
+local function is_nothing_of(keys, queue, for_worker)
   local key, count = 'launch:queue:' .. queue, #keys
   local asks_settings = not known_settings[key] and not CONFIGURED[key]
-  keys[count + 1] = HOLD
-  if asks_settings then keys[count + 2] = key end
-  local found = redis.pcall('EXISTS', unpack(keys))
-  if found == 0 then
-    are_claims_held = false
+  local asked = {unpack(keys)}
+  if for_worker then asked[#asked + 1] = HOLD end
+  if asks_settings then asked[#asked + 1] = key end
+  if #asked == 0 then return true end
+  if redis.pcall('EXISTS', unpack(asked)) == 0 then
+    if for_worker then are_claims_held = false end
     if asks_settings then known_settings[key] = UNCONFIGURED end
     return true
   end
-  if asks_settings then keys[count + 2] = nil end
-  keys[count + 1] = nil
-  return count > 0 and redis.call('EXISTS', unpack(keys)) == 0
+  return #asked > count and count > 0 and redis.call('EXISTS', unpack(keys)) == 0
 end
 
 local known_allowances = {}
