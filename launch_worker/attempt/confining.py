@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +32,8 @@ def worker_env_of(attempt: Attempt) -> Mapping[str, str]:
 
 def confinement_of(attempt: Attempt, context: WorkerContext, demands: Demands) -> Confinement:
     """How the job's processes are confined, as its queue asks."""
-    root, account = os.path.realpath(attempt.folder.root), attempt.account
+    parent, name = os.path.split(attempt.folder.root)
+    root, account = f"{_real(parent)}/{name}", attempt.account
     return Confinement(
         demands.sandbox,
         context.layers.bubblewrap(demands.sandbox, account) if demands.sandbox else "",
@@ -47,6 +49,12 @@ def confinement_of(attempt: Attempt, context: WorkerContext, demands: Demands) -
         writable=demands.writable,
         gpus=attempt.record.gpus,
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _real(folder: str) -> str:
+    """The path without links of a worker's folder, which stays where it is."""
+    return os.path.realpath(folder)
 
 
 def _limits(attempt: Attempt, demands: Demands) -> Limits:

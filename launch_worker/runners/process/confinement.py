@@ -92,6 +92,8 @@ class Confinement:
         """Why a job may not work in this folder, as a sentence; '' where it may."""
         if not self.sandbox:
             return ""
+        if cwd in self.own:
+            return ""
         # The other paths have no links in them, but for those that an admin has named.
         real = os.path.realpath(cwd)
         if _is_in(real, (*self.own, *self.readable)):

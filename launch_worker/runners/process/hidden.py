@@ -35,6 +35,8 @@ class Hidden(NamedTuple):
     def make(self) -> None:
         """Make the folders: one that came to be while a job runs would be there for that job."""
         for folder in self.folders:
+            if os.access(folder, os.F_OK):
+                continue
             with contextlib.suppress(OSError):
                 os.makedirs(folder, exist_ok=True)
 

@@ -5,7 +5,6 @@ Standard library only, and for a single-threaded process: it changes its working
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
@@ -65,9 +64,12 @@ def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
 
 def look_at_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
     """Look once at the files that `spawn` needs: on a mount that hangs this thread waits, and not the guard."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         for path in candidates("".join(argv[:1]), env, cwd):
-            os.access(os.path.join(cwd, path), os.X_OK)
+            os.access(path if path.startswith("/") else f"{cwd}/{path}", os.X_OK)
+            return
+    except (OSError, ValueError):
+        pass  # the guard says it
 
 
 def check_program(argv: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
