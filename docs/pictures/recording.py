@@ -36,7 +36,7 @@ _LETTER_S, _PAUSE_S, _REST_S = 0.03, 1.2, 6.0
 #: Pixels of a cell and of the border.
 _WIDE, _HIGH, _BORDER = 8.4, 19, 14
 #: Colours of the background and of text, and a terminal's first eight: black, red, green, yellow, and so on.
-_BACK, _TEXT = "#0d1117", "#e6edf3"
+_BACK, _EDGE, _TEXT = "#0d1117", "#3d444d", "#e6edf3"
 _COLOURS = ("#484f58", "#ff7b72", "#7ee787", "#e3b341", "#79c0ff", "#d2a8ff", "#76e3ea", "#b1bac4")
 
 Event = tuple[float, str]
@@ -150,11 +150,15 @@ def lines_of(events: list[Event]) -> list[tuple[float, str]]:
 def draw(events: list[Event]) -> str:
     """The picture: every line comes at its time, and what is above scrolls away."""
     lines = lines_of(events)
-    whole_s = lines[-1][0] + _REST_S
+    # The first line is there at once: an empty box tells nothing.
+    begin = lines[0][0]
+    whole_s = lines[-1][0] - begin + _REST_S
     width, height = round(COLUMNS * _WIDE + 2 * _BORDER), ROWS * _HIGH + 2 * _BORDER
     steps, css = [], []
     for number, (at, _) in enumerate(lines):
-        share = 100 * at / whole_s
+        share = 100 * (at - begin) / whole_s
+        if share == 0:
+            continue
         css.append(f"@keyframes l{number}{{0%,{share:.2f}%{{opacity:0}}{share + 0.01:.2f}%,100%{{opacity:1}}}}")
         css.append(f".l{number}{{animation:l{number} {whole_s:.1f}s infinite}}")
         if number >= ROWS:
@@ -171,7 +175,8 @@ def draw(events: list[Event]) -> str:
         'aria-label="A terminal: a run is followed, its worker is killed, and another worker runs it to its end">'
         f"<style>text{{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
         f"fill:{_TEXT};white-space:pre}}{''.join(css)}</style>"
-        f'<rect width="{width}" height="{height}" rx="8" fill="{_BACK}"/>'
+        # With an edge, for pages as dark as it is.
+        f'<rect x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="8" fill="{_BACK}" stroke="{_EDGE}"/>'
         f'<svg x="{_BORDER}" y="{_BORDER}" width="{width - 2 * _BORDER}" height="{ROWS * _HIGH}">'
         f'<g class="up">{rows}</g></svg></svg>\n'
     )
