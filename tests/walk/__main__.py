@@ -83,7 +83,7 @@ def here(address: str) -> Iterator[dict[str, Machine]]:
     # Not where tests have their folders: the path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="launch-walk-", dir="/tmp"))
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCH_", "CELERY_", "XDG_"))}
-    env |= {"PATH": f"{sys.prefix}/bin:{folder}/bin:{env['PATH']}", "LAUNCH_SERVER_ADDRESS": f"{address}:7600"}
+    env |= {"PATH": f"{folder}/bin:{env['PATH']}", "LAUNCH_SERVER_ADDRESS": f"{address}:7600"}
     if os.geteuid() == 0:
         env["LAUNCH_ALLOW_ROOT"] = "1"
     machines = {}
@@ -94,7 +94,9 @@ def here(address: str) -> Iterator[dict[str, Machine]]:
             home = folder / name
             shutil.copytree(REPO / "examples", home / "launch_worker/examples")
             (home / "launch-worker").symlink_to(sys.prefix)
-            machines[name] = Machine(home / "launch_worker", env | {"HOME": str(home), "TMPDIR": str(home)})
+            machines[name] = Machine(
+                home / "launch_worker", env | {"HOME": str(home), "TMPDIR": str(home)}, home / "launch-worker/bin"
+            )
         yield machines
     finally:
         end_all()
@@ -130,7 +132,7 @@ def accounts() -> Iterator[dict[str, Machine]]:
                     "launch_worker",
                 ]
                 subprocess.run(clone, cwd=home, env=env, check=True)
-                machines[name] = Machine(home / "launch_worker", env, prefix)
+                machines[name] = Machine(home / "launch_worker", env, home / "launch-worker/bin", prefix)
             yield machines
         finally:
             end_all()

@@ -31,6 +31,8 @@ class Machine:
 
     folder: Path
     env: Mapping[str, str]
+    #: Programs of the environment that README.md makes. A page that makes none is read with it active.
+    programs: Path
     #: Before bash on the command line.
     prefix: tuple[str, ...] = ()
 
@@ -53,7 +55,7 @@ class Walked:
 class Shell:
     """A user's bash, which ends at the first command that fails; lines that one block sets the next one has."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, env: Mapping[str, str]) -> None:
         self._said = ""
         self._changed = threading.Condition()
         self._ended = False
@@ -61,7 +63,7 @@ class Shell:
         self._process = subprocess.Popen(
             [*machine.prefix, "bash", "--norc"],
             cwd=machine.folder,
-            env=machine.env,
+            env=env,
             start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -127,11 +129,14 @@ class Walk:
         self._each: dict[str, list[str]] = {name: [] for name in machines}
         self._shells: dict[str, Shell] = {}
         self._stay: list[Shell] = []
+        self._makes_environment = False
 
     def go(self, page: Path, tell: Callable[[str], None] = print) -> Walked:
         walked = Walked(page.name)
+        found = blocks(page)
+        self._makes_environment = any("install" in block.marks for block in found)
         try:
-            for block in blocks(page):
+            for block in found:
                 self._take(block, walked, tell)
         finally:
             for shell in [*reversed(self._stay), *self._shells.values()]:
@@ -176,7 +181,11 @@ class Walk:
         return "" if "each-shell" in block.marks else shell.run(text)
 
     def _open(self, name: str) -> Shell:
-        shell = Shell(self._machines[name])
+        machine = self._machines[name]
+        env = dict(machine.env)
+        if not self._makes_environment:
+            env["PATH"] = f"{machine.programs}:{env['PATH']}"
+        shell = Shell(machine, env)
         for text in self._each[name]:
             shell.run(text)
         return shell
