@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from dataclasses import fields
@@ -105,6 +106,23 @@ def test_each_setting_has_a_meaning() -> None:
 def test_each_variable_of_a_job_is_told() -> None:
     page = (FOLDER / "job-environment.md").read_text(encoding="utf-8")
     assert not [name for name in VARIABLES_OF_JOBS if f"`{name}`" not in page]
+
+
+def test_each_problem_that_the_doctor_finds_is_explained() -> None:
+    calls = [
+        node
+        for path in sorted((ROOT / "launch_worker/api/doctor").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding"
+    ]
+    names = {
+        call.args[1].value
+        for call in calls
+        if isinstance(call.args[1], ast.Constant) and ast.unparse(call.args[0]) != "'ok'"
+    }
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert len(names) > 40
+    assert not sorted(name for name in names if f"`{name}`" not in page)
 
 
 def test_a_name_in_the_glossary_is_in_its_file() -> None:
