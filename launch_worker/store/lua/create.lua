@@ -27,7 +27,7 @@ while at <= #ARGV do
   local queue, config, config_of_pool, group, count = unpack(ARGV, at, at + 4)
   at = at + 5
   local refused, first_run = nil, run_key(string.match(ARGV[at] or '', '^%S*'))
-  local is_first_new = is_nothing_of({first_run, first_run .. ':deleted'}, queue)
+  local is_first_new = LOOK.is_nothing_of({first_run, first_run .. ':deleted'}, queue)
   if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
     refused = {-3, redis.call('SRANDMEMBER', 'launch:queues', 200)}
   else

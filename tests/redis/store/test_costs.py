@@ -46,8 +46,6 @@ IN_SCRIPTS = {"submit": 13, "claim": 18, "started": 2, "finish": 15, "heartbeat"
 IN_FINISH_AND_CLAIM = 33
 #: Commands that the heartbeat of a worker gives which has no runs and nothing new to say.
 IN_IDLE_HEARTBEAT = 3
-#: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
-OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 1}
 #: More for a run of a group: two counts at a claim and an end each, and where no other run is Running a look at all
 #: counts, and one by one whether anybody waits; at a submit the group's record, its index, and the list of groups that
 #: get more runs.
@@ -199,7 +197,7 @@ def test_a_slot_that_goes_on_takes_one_round_trip_from_end_to_end(
 
 @pytest.mark.parametrize("followed", [False, True])
 def test_a_script_gives_few_commands(store: Store, counter: Counter, followed: bool) -> None:
-    """One more for each arrow while somebody follows the change feed: Redis' time a run grows by 6 %."""
+    """No more while somebody follows the change feed: an entry is in the place of the question whether anybody does."""
     found: dict[str, dict[str, int]] = {}
     enlist(store, "w", "default")
     begin_counters(store)
@@ -223,8 +221,7 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter, followed: b
         store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], free=FREE)
         found["heartbeat"] = counter.by_name()
     counts = {step: sum(count for name, count in by.items() if name != "fcall") for step, by in found.items()}
-    limits = {step: IN_SCRIPTS[step] + (OF_FOLLOWED[step] if followed else 0) for step in IN_SCRIPTS}
-    too_many = {step: found[step] for step, count in counts.items() if count > limits[step]}
+    too_many = {step: found[step] for step, count in counts.items() if count > IN_SCRIPTS[step]}
     assert not too_many, counts
     assert sum(by.get("xadd", 0) for by in found.values()) == (3 if followed else 0)
 

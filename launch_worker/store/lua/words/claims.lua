@@ -104,8 +104,8 @@ function CLAIMS.claim(id, seq, by)
     redis.call('ZADD', 'launch:leases', int(now + tonumber(by.lease_us)), id)
     return CLAIMS.answer(id, values, run.list)
   end
-  if are_claims_held == nil then is_nothing_of({}, queue or '', true) end
-  if is_held() then return {0, CLAIMS.HELD} end
+  if LOOK.are_claims_held == nil then LOOK.is_nothing_of({}, queue or '', true) end
+  if LOOK.is_held() then return {0, CLAIMS.HELD} end
   if state ~= 'Pending' then return {0, 'the run is ' .. state} end
   if run.seq ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
   local damage = damage_of(id)
@@ -223,7 +223,7 @@ end
 -- Pops items of the lists, in their order, until a run can be claimed. Returns the answer of `claim`.
 function CLAIMS.next(slot, by, lists)
   -- What is refused would be lost until a pass finds it.
-  if is_held() then return {0, CLAIMS.HELD} end
+  if LOOK.is_held() then return {0, CLAIMS.HELD} end
   local answer = {0, ''}
   for _, list in ipairs(lists) do
     -- Bounded: what is refused costs as much as what is claimed.

@@ -28,7 +28,7 @@ function ENDS.is_awaited(id, queues)
     keys[#keys + 1] = 'launch:groups:' .. queues[at]
     keys[#keys + 1] = 'launch:shapes:' .. queues[at]
   end
-  if not is_nothing_of(keys, queue or '', true) then return true end
+  if not LOOK.is_nothing_of(keys, queue or '', true) then return true end
   local pool = queue and settings_of('queue', queue).pool
   return pool and redis.call('EXISTS', 'launch:parked:pool:' .. pool) == 1
 end

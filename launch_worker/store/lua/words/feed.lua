@@ -6,10 +6,13 @@ local MOST_CHANGES = '100000'
 -- The bytes of the longest value in an entry. A longer value is left out, and the entry's field `big` is 1.
 local MOST_VALUE = 4096
 
--- Whether a reader wants changes, once this call has asked. The stream exists only while one does (`follow`).
+-- What the latest entry that was to be appended has shown of the stream; it outlives a call.
+local LATEST = {was_there = false}
+-- Whether a reader wants changes, once this call has asked. The stream exists only while one does (`follow`). Where the
+-- latest entry found it, the next one finds out.
 local followed = nil
 local function is_followed()
-  if followed == nil then followed = redis.pcall('EXISTS', FEED) == 1 end
+  if followed == nil then followed = LATEST.was_there or redis.pcall('EXISTS', FEED) == 1 end
   return followed
 end
 
@@ -28,7 +31,8 @@ local function add_change(entry)
     entry[#entry + 1] = 'big'
     entry[#entry + 1] = '1'
   end
-  redis.pcall('XADD', FEED, 'NOMKSTREAM', 'MAXLEN', '~', MOST_CHANGES, '*', unpack(entry))
+  followed = type(redis.pcall('XADD', FEED, 'NOMKSTREAM', 'MAXLEN', '~', MOST_CHANGES, '*', unpack(entry))) == 'string'
+  LATEST.was_there = followed
 end
 
 -- Tells what somebody did, or what became of a sweep, schedule, queue, pool or worker. `detail`: further facts, made

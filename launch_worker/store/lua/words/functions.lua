@@ -20,7 +20,8 @@ local function emptied_of(known) return next(known) == nil and known or {} end
 
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
-  seen, unwritten, moves, followed, are_claims_held, time_of_call = {}, {}, 0, nil, nil, nil
+  seen, unwritten, moves, followed, time_of_call = {}, {}, 0, nil, nil
+  LOOK.are_claims_held = nil
   known_settings, known_allowances, known_of_users = {}, emptied_of(known_allowances), emptied_of(known_of_users)
   shown, promised, served, woken = emptied_of(shown), emptied_of(promised), emptied_of(served), emptied_of(woken)
   emptied, announced = emptied_of(emptied), emptied_of(announced)

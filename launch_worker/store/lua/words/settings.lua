@@ -1,10 +1,17 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
--- Keys of settings that were there when a call read them last; it outlives a call, and only decides which keys are looked at
--- together. Its names are of admins.
-local CONFIGURED = {}
-local UNCONFIGURED = {config = '', paused = false}
+-- Questions that one command answers together. One table: a library may have two hundred names.
+local LOOK = {
+  HOLD = 'launch:hold',
+  -- Settings of a queue that has none.
+  NONE = {config = '', paused = false},
+  -- Keys of settings that were there when a call read them last; it outlives a call, and only decides which keys are looked
+  -- at together. Its names are of admins.
+  configured = {},
+  -- Whether nobody may claim for a while; nil until this call has asked.
+  are_claims_held = nil,
+}
 -- The limit, paused, pool, rank, admits and config of a queue or a pool. Where the key is of another type the configuration
 -- is one that nobody can read: '' would ask for no sandbox and for no signatures.
 local function settings_of(kind, name)
@@ -18,31 +25,28 @@ local function settings_of(kind, name)
     known.limit, known.rank = known.limit and tonumber(known.limit), known.rank and tonumber(known.rank)
     known.paused = known.paused == '1'
     known_settings[key] = known
-    CONFIGURED[key] = (found.err or #found > 0) and true or nil
+    LOOK.configured[key] = (found.err or #found > 0) and true or nil
   end
   return known
 end
 
-local HOLD = 'launch:hold'
--- Whether nobody may claim for a while; nil until this call has asked.
-local are_claims_held = nil
-local function is_held()
-  if are_claims_held == nil then are_claims_held = redis.call('EXISTS', HOLD) == 1 end
-  return are_claims_held
+function LOOK.is_held()
+  if LOOK.are_claims_held == nil then LOOK.are_claims_held = redis.call('EXISTS', LOOK.HOLD) == 1 end
+  return LOOK.are_claims_held
 end
 
 -- Whether none of these keys exists. Asks by the same command whether the queue has settings; and, for a worker, whether
 -- claims are held, which no submitter may read. Mostly nothing of that exists.
-local function is_nothing_of(keys, queue, for_worker)
+function LOOK.is_nothing_of(keys, queue, for_worker)
   local key, count = 'launch:queue:' .. queue, #keys
-  local asks_settings = not known_settings[key] and not CONFIGURED[key]
+  local asks_settings = not known_settings[key] and not LOOK.configured[key]
   local asked = {unpack(keys)}
-  if for_worker then asked[#asked + 1] = HOLD end
+  if for_worker then asked[#asked + 1] = LOOK.HOLD end
   if asks_settings then asked[#asked + 1] = key end
   if #asked == 0 then return true end
   if redis.pcall('EXISTS', unpack(asked)) == 0 then
-    if for_worker then are_claims_held = false end
-    if asks_settings then known_settings[key] = UNCONFIGURED end
+    if for_worker then LOOK.are_claims_held = false end
+    if asks_settings then known_settings[key] = LOOK.NONE end
     return true
   end
   return #asked > count and count > 0 and redis.call('EXISTS', unpack(keys)) == 0
