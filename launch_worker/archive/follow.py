@@ -38,6 +38,8 @@ _LEASE_LOOK_S = 1.0
 #: Seconds between two renewals of the feed, and between two walks without a reason.
 _RENEW_S = 60.0
 _WALK_S = 3600.0
+#: Milliseconds after which an entry is one of the future, as for the script `follow`.
+_FUTURE_MS = 3_600_000
 #: Seconds after its end in which a run's record may still get a late word, and rows that are sealed at once.
 SETTLE_S = 5.0
 _SEAL = 500
@@ -176,12 +178,27 @@ class Archive:
         if wait_s:
             self._stopping.wait(max(0.0, self._turn_at - time.monotonic()))
         changes = self._store.changes(self._feed_id, count=_BATCH, block_s=wait_s)
+        end = self._end_of_present(changes)
+        if end < len(changes):
+            # No other entry can come after that one. The feed is made anew when its registration is renewed.
+            log.warning(
+                "archive.future change=%s: the feed has an entry of the future, and is made anew", changes[end].id
+            )
+            changes, self._renew_at = changes[:end], 0.0
         if len(changes) == _BATCH:
             self._check_for_gap()
         elif changes:
             self._turn_at = time.monotonic() + _TURN_S
         self.apply(changes)
         return bool(changes)
+
+    def _end_of_present(self, changes: Sequence[Change]) -> int:
+        """The number of entries before the first one of the future: who may write to the feed chooses their places."""
+        # Places only grow.
+        if not changes or _place(changes[-1].id)[0] <= time.time() * 1000 + _FUTURE_MS:
+            return len(changes)
+        last_ms = self._store.now_us() // 1000 + _FUTURE_MS
+        return next((at for at, change in enumerate(changes) if _place(change.id)[0] > last_ms), len(changes))
 
     def walk(self) -> None:
         """Compare the archive with all that Redis has, without following meanwhile."""

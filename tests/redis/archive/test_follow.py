@@ -471,3 +471,22 @@ def test_a_process_with_nothing_to_do_keeps_its_lease(
     archive.archive.step(wait_s=0.0)
     with database.reading() as connection:
         assert connection.execute(select(schema.leader.c.until)).scalar_one() > before
+
+
+@pytest.mark.parametrize("is_reset_by", ["itself", "another reader"])
+def test_an_entry_of_the_far_future_ends_neither_the_archive_nor_what_it_follows(
+    store: Store, database: Database, follower: Make, redis_client: Any, is_reset_by: str
+) -> None:
+    """Who may write to the feed chooses the place of an entry: no database takes its time, and no other comes after."""
+    archive = follower()
+    archive.catch_up()
+    redis_client.xadd(keys.CHANGES, {"kind": "act", "id": "x", "what": "x"}, id="18446744073709551614-1")
+    archive.catch_up()
+    if is_reset_by == "another reader":
+        store.want_changes()
+    archive.archive._renew()
+    archive.catch_up()
+    archive.archive._walk = None
+    run_id = create(store)
+    archive.archive.follow()
+    assert run_of(database, run_id)["state"] == "Pending"
