@@ -392,7 +392,7 @@ def revoke_token(token_id: str, shared: SharedHere, asker: RevokingToken) -> Non
     if asker.person.how == "token":
         # Who has stolen one token must not shut out its user's programs.
         ids = {token.name: token.id for token in registry.tokens(name)}
-        if token_id != ids.get(asker.person.token):
+        if token_id in ids.values() and token_id != ids.get(asker.person.token):
             raise NotAllowedError("a token revokes itself only; open /account in a browser, or ask an admin")
     registry.revoke_token(token_id, user=name)
 
@@ -442,11 +442,11 @@ def revoke_session(session_id: str, shared: SharedHere, asker: EndingSession) ->
     """End a session of who asks, or for an admin anybody's. A token that is not an admin's ends none."""
     registry = _registry(shared, asker)
     mine = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name
-    if mine is not None and asker.person.how == "token":
-        raise NotAllowedError("a token ends no sessions; log in with a browser and open /account, or ask an admin")
     found = next((one for one in registry.sessions(mine) if one.id == session_id), None)
     if found is None:
         raise NotFoundError("there is no such session")
+    if mine is not None and asker.person.how == "token":
+        raise NotAllowedError("a token ends no sessions; open /account in a browser, or ask an admin")
     registry.revoke_sessions(found.user, session=session_id)
 
 
