@@ -119,6 +119,8 @@ class Talk:
         self._names: set[str] = set()
         self._step = -1
         self._unreadable = 0
+        #: Troubles with the file that this worker's log has.
+        self._said: set[str] = set()
         self.words = Words()
 
     @property
@@ -164,7 +166,8 @@ class Talk:
             with self._reading:
                 words = self._read()
         except OSError as error:
-            log.warning("talk.unreadable run=%s: %s", self.run_id, error)
+            if self._is_news(str(error.strerror)):
+                log.warning("talk.unreadable run=%s: %s", self.run_id, error)
             return
         for word in words:
             self._on_word(word)
@@ -186,7 +189,8 @@ class Talk:
             self._position, self._rest = 0, b""
         if size - self._position > _BACKLOG_BYTES:
             skipped = size - self._position - _BACKLOG_BYTES
-            log.warning("talk.flood run=%s: %d bytes were not read", self.run_id, skipped)
+            if self._is_news("flood"):
+                log.warning("talk.flood run=%s: %d bytes were not read", self.run_id, skipped)
             self._position, self._count, self._rest = self._position + skipped, self._count + skipped, b""
             self._skips_line = True
             file.free_before(self._position)
@@ -219,9 +223,12 @@ class Talk:
             self._note_unreadable(len(lines) - _LINES - len(older[-_LINES:]))
             lines = older[-_LINES:] + lines[-_LINES:]
         words: list[Word] = []
+        known = self.words
         for line in lines:
             if line.strip(b"\0 \t\r") and not self._take(line, words):
                 self._note_unreadable(1)
+        if self.words != known:
+            self._keep_words()
         self._batch.end = self._count - len(self._rest)
         return words
 
@@ -248,7 +255,6 @@ class Talk:
             understood = True
             known, self.words = self.words, self.words.with_word(word)
             if self.words != known:
-                self._keep_words()
                 words.append(word)
                 self._batch.preempting = self._batch.preempting or isinstance(word, Preempting)
         return understood
@@ -275,6 +281,12 @@ class Talk:
             return False
         self._batch.rows.append(json.dumps(kept))
         return self._take_summary(row)
+
+    def _is_news(self, trouble: str) -> bool:
+        """Whether this worker's log does not have it yet of this job, which could cause it again and again."""
+        is_news = trouble not in self._said
+        self._said.add(trouble)
+        return is_news
 
     def _note_unreadable(self, lines: int) -> None:
         if not self._unreadable and lines:

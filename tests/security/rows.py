@@ -513,6 +513,8 @@ ROWS: dict[str, Row] = {
         HARMLESS,
         (
             "system/test_current.py::test_garbage_and_a_hundred_megabytes_of_lines_are_bounded",
+            "unit/attempt/test_talk.py::test_what_a_job_does_to_the_file_again_and_again_is_logged_once",
+            "unit/attempt/test_talk.py::test_a_flood_of_words_is_kept_by_one_file_a_piece",
             "unit/attempt/test_talk.py::test_a_flood_is_read_in_little_time_its_newest_rows_are_kept_and_no_word_is_lost",
             "unit/attempt/test_talk.py::test_a_line_that_is_none_of_the_protocol_does_nothing_and_the_next_is_heard",
         ),

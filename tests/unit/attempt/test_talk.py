@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launch_worker.attempt import talk
 from launch_worker.attempt.talk import MAX_LINE_BYTES, MAX_ROWS, Talk, numbers_in, read_words
 from launch_worker.model.job_words import CheckpointReady, Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome
@@ -68,6 +69,32 @@ def test_words_are_heard_once_and_kept_beside_the_file(job: Job) -> None:
     job.talk.look()
     assert job.words == [HeedsStop(), Preempting(), Finish(3)]
     assert read_words(job.folder) == job.talk.words == Words(finish=3, preempting=True, heeds_stop=True)
+
+
+def test_what_a_job_does_to_the_file_again_and_again_is_logged_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        job.talk.path.symlink_to("/dev/zero")
+        job.talk.look()
+        job.talk.path.unlink()
+        job.talk.path.mkdir()
+        job.talk.look()
+        job.talk.path.rmdir()
+    for size in range(1, 5):
+        with job.talk.path.open("ab") as file:
+            file.truncate(size << 30)
+        job.talk.look()
+    assert [record.getMessage().split()[0] for record in caplog.records] == [
+        *("talk.unreadable", "talk.unreadable", "talk.flood", "talk.not_understood"),
+    ]
+
+
+def test_a_flood_of_words_is_kept_by_one_file_a_piece(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(talk, "replace", lambda folder, name, text: kept.append(text))
+    job.write(*({"checkpoint": number} for number in range(1, 900)))
+    job.talk.look()
+    assert len(kept) == 1
+    assert json.loads(kept[0])["checkpoint"] == 899
 
 
 def test_each_checkpoint_is_heard_by_its_number_and_the_latest_is_kept_for_the_next_worker(job: Job) -> None:
