@@ -155,6 +155,12 @@ sbom: $(AUDIT)/.installed $(INSTALLED_DEV) ## write what the image installs, wit
 	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
 	    --output-file dist/launch_worker-$(REQUIREMENTS).cdx.json $(SBOM)/bin/python
 
+release: sbom ## build wheel, sdist, image, SBOM and checksums into dist/, and try the wheel on each Python of this machine
+	$(BIN)/python -m tools.release release
+
+bundle: $(INSTALLED_DEV) ## write one tar into dist/ from which a machine without a network installs all
+	$(BIN)/python -m tools.release bundle
+
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
 	find launch_worker tests examples bench -name __pycache__ -type d -exec rm -rf {} +

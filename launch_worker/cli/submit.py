@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from launch_worker import __version__
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.helping import GroupedCommand, GroupedOption
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, grouped, with_options
@@ -85,6 +86,7 @@ class Call(NamedTuple):
 @grouped("--json", dest="as_json", is_flag=True, help="Print the run as one JSON object.")
 @grouped("--quiet", is_flag=True, help="Print only the run id.")
 @grouped("--api", metavar="URL", help="Redis or server to use, in place of LAUNCH_API_URL and the like.")
+@click.version_option(__version__, cls=GroupedOption, group="", hidden=True)
 @click.help_option("-h", "--help", cls=GroupedOption, group="", help="Show this message and exit.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit_command(command: tuple[str, ...], api: str | None, **options: Any) -> int:
