@@ -31,7 +31,7 @@ from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
-from launch_worker.store.attempts import NOT_PLAIN, NotConsumed
+from launch_worker.store.attempts import NOT_PLAIN, Claimer, NotConsumed
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.jobs")
@@ -83,11 +83,9 @@ class NextClaim:
         """What `Store.finish` does; a repeated call asks for the same run."""
         if free is not None and not self._asked:
             self._asked = self._claims.lists_with_slot(self._lists)
-        if free is None or not self._asked:
-            return self._claims.store.finish(record, step, free=free, **facts)
         sent_at = boot_time_s()
-        about = {"lists": self._asked, "slot": self._slot, "nonce": self._nonce, **self._claims.claimer}
-        accepted, answer = self._claims.store.finish_and_claim(record, step, free=free, **facts | about)
+        asked = (self._asked, self._slot, self._nonce)
+        accepted, answer = self._claims.finish(record, step, *asked, free=free, **facts)
         if answer is not None:
             self._sent = SentClaim(self._nonce, sent_at, lambda: answer)
         return accepted
@@ -124,7 +122,7 @@ class Claims:
         signatures: Signatures,
     ) -> None:
         self._signatures = signatures
-        self.store = store
+        self._store = store
         self._settings = settings
         self._outage = outage
         self._intake = intake
@@ -133,8 +131,7 @@ class Claims:
         self._registration = registration
         self._reports = reports
         self._workplace = workplace
-        #: Arguments of every claim.
-        self.claimer: dict[str, Any] = {
+        self._claimer: Claimer = {
             "owner": identity.owner,
             "worker": identity.worker,
             "host": identity.host,
@@ -150,7 +147,7 @@ class Claims:
         `sent`: the claim of the same run that `send_claim` has sent.
         """
         return self._take(
-            partial(self.store.claim, run_id, seq),
+            partial(self._store.claim, run_id, seq),
             f"run={run_id}",
             instead=lambda: self._put_back(run_id, seq),
             sent=sent,
@@ -165,7 +162,7 @@ class Claims:
             return None
         nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
         try:
-            answer = self.store.send_claim(run_id, seq, nonce=nonce, **self.claimer)
+            answer = self._store.send_claim(run_id, seq, nonce=nonce, **self._claimer)
         except LaunchError as error:
             log.debug("run.claim_unsent run=%s: %s", run_id, error)
         if answer is None:
@@ -179,7 +176,7 @@ class Claims:
         Returns None when no run can be executed, or anything is in the way: the broker's client finds out what. `sent`:
         the same claim that was made already.
         """
-        begun = self._take(partial(self.store.claim_next, lists, slot=slot), f"slot={slot}", sent=sent)
+        begun = self._take(partial(self._store.claim_next, lists, slot=slot), f"slot={slot}", sent=sent)
         return begun if isinstance(begun, Attempt) else None
 
     def lists_with_slot(self, lists: Callable[[], Sequence[str]]) -> Sequence[str]:
@@ -188,6 +185,28 @@ class Claims:
             return ()
         found = lists()
         return found if found and self._attempts.take_free_slot() else ()
+
+    def finish(
+        self,
+        record: Record,
+        step: NextStep,
+        lists: Sequence[str],
+        slot: str,
+        nonce: str,
+        *,
+        free: FreeCapacity | None,
+        **end: Any,
+    ) -> tuple[bool, Answer | None]:
+        """Report an end, and in the same call claim the next run of these lists, if there are some.
+
+        Returns whether the end was accepted, and the answer of the claim; None where none was made.
+        """
+        if free is None or not lists:
+            return self._store.finish(record, step, free=free, **end), None
+        host, lease_s = self._claimer["host"], self._claimer["lease_s"]
+        return self._store.finish_and_claim(
+            record, step, lists=lists, slot=slot, nonce=nonce, host=host, lease_s=lease_s, free=free, **end
+        )
 
     def leave_slot(self) -> None:
         """Leave the slot of `lists_with_slot`, for which no claim was answered."""
@@ -212,7 +231,7 @@ class Claims:
                 self._attempts.enter(begun)
         except DamagedError as error:
             log.error("run.refused %s: %s", what, error)
-            self.store.refuse("", f"the record of a run is damaged ({what}): {error}", b"")
+            self._store.refuse("", f"the record of a run is damaged ({what}): {error}", b"")
         except BrokerUnavailableError as error:
             log.warning("run.left %s: this worker stops while Redis is away. %s", what, error)
         finally:
@@ -265,7 +284,7 @@ class Claims:
         """Claim a run, where Redis does not know this worker as a consumer of its queue after telling Redis."""
         record, why = self._claim_with_needs(claim)
         if isinstance(why, NotConsumed):
-            claim.send = partial(self.store.claim, why.run_id, why.seq)
+            claim.send = partial(self._store.claim, why.run_id, why.seq)
             if why.queue in self._registration.queues:
                 # No heartbeat has listed the queue yet, or Redis struck this worker off while it was frozen.
                 self._outage.repeat(self._registration.renew)
@@ -302,13 +321,13 @@ class Claims:
             if self._intake.is_draining:
                 return None, "the worker drains"
             claim.sent_at = boot_time_s()
-            return claim.send(nonce=claim.nonce, **self.claimer, **room)
+            return claim.send(nonce=claim.nonce, **self._claimer, **room)
 
         return self._outage.repeat(send)
 
     def _put_back(self, run_id: str, seq: int) -> None:
         try:
-            self.store.put_back(run_id, seq)
+            self._store.put_back(run_id, seq)
         except LaunchError as error:
             log.warning("run.item_dropped run=%s: it is published again later. %s", run_id, error)
 

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, Unpack, cast
 
 from launch_worker.errors import LaunchError, RedisFullError, UnknownRunError
 from launch_worker.model import item_schema
@@ -45,6 +45,32 @@ class NotConsumed(str):
         return why
 
 
+class Claimer(TypedDict):
+    """The worker that claims, and what its run may have of it."""
+
+    owner: str
+    worker: str
+    host: str
+    lease_s: float
+    free: NotRequired[FreeCapacity | None]
+    devices: NotRequired[Sequence[str]]
+    plain: NotRequired[bool]
+    version: NotRequired[int]
+
+
+class End(TypedDict, total=False):
+    """What a worker knows of an attempt's end, beside its outcome."""
+
+    owner: str
+    #: Process of a job that ended before its start was noted (`started`).
+    pid: int | None
+    #: Seconds since an end that is not now.
+    ended_ago_s: float | None
+    used: KeptUsage
+    #: Whether outputs of it wait to be sent; None where that is not known.
+    leaves_outputs: bool | None
+
+
 class Attempts(Server):
     """The part of `Store` that writes an attempt: claim, start, end, and what happens between them."""
 
@@ -58,15 +84,8 @@ class Attempts(Server):
         run_id: str,
         seq: int,
         *,
-        owner: str,
-        worker: str,
-        host: str,
-        lease_s: float,
         nonce: str = "",
-        free: FreeCapacity | None = None,
-        devices: Sequence[str] = (),
-        plain: bool = False,
-        version: int = item_schema.VERSION,
+        **claimer: Unpack[Claimer],
     ) -> tuple[Record | None, str]:
         """Pending -> Running. Returns the record with its new attempt and token, or None and why not.
 
@@ -76,9 +95,7 @@ class Attempts(Server):
         scheduler's place; for another run it answers NOT_PLAIN and changes nothing. An item of a newer format than
         `version` is left to newer workers. The answer is NotConsumed where no heartbeat of `owner` named the queue.
         """
-        left = (free.to_json() if free is not None else "", json.dumps(devices) if devices else "[]")
-        nonce = nonce or secrets.token_hex(8)
-        return self._claim(run_id, seq, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain))
+        return self._claim(*_claim(run_id, seq, nonce or secrets.token_hex(8), **claimer))
 
     def claim_next(
         self,
@@ -86,31 +103,24 @@ class Attempts(Server):
         *,
         slot: str,
         nonce: str,
-        owner: str,
-        worker: str,
-        host: str,
-        lease_s: float,
-        free: FreeCapacity | None = None,
-        devices: Sequence[str] = (),
-        plain: bool = False,
-        version: int = item_schema.VERSION,
+        **claimer: Unpack[Claimer],
     ) -> tuple[Record | None, str]:
         """Pop the next item of these lists, the first list first, and claim its run in the same step.
 
         Returns as `claim`; None also where the next element is not a run's item, and None and '' where nothing waits.
         `slot` names the caller among the slots of its owner: a slot may repeat only its latest call.
         """
-        left = (free.to_json() if free is not None else "", json.dumps(devices) if devices else "[]")
-        return self._claim("", slot, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
+        return self._claim(*_claim("", slot, nonce, **claimer), *lists)
 
     def send_claim(
-        self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str
+        self, run_id: str, seq: int, *, nonce: str, **claimer: Unpack[Claimer]
     ) -> Callable[[], tuple[Record | None, str]] | None:
         """Send a plain claim; the function that is returned waits for the answer, and is called once.
 
         Returns None where no connection is open yet.
         """
-        args = (run_id, seq, nonce, as_us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
+        claimer["plain"] = True
+        args = _claim(run_id, seq, nonce, **claimer)
         reply = self._redis_py.send("FCALL", function_of("claim"), 0, *args)
         if reply is None:
             return None
@@ -195,27 +205,19 @@ class Attempts(Server):
         record: Record,
         step: NextStep,
         *,
-        owner: str = "",
         free: FreeCapacity | None = None,
-        pid: int | None = None,
-        ended_ago_s: float | None = None,
-        used: KeptUsage = NO_USAGE,
-        leaves_outputs: bool | None = None,
+        **end: Unpack[End],
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when the attempt was superseded: nothing was changed. A repeated call
         changes nothing more. A record that Redis has lost is written again first. `free` is the worker's free capacity
-        now, `pid` that of a job that ended before its start was noted (`started`), `ended_ago_s` the seconds since
-        an end that is not now, `used` what the attempt used, and `leaves_outputs` says whether outputs of it wait to be
-        sent; None where that is not known.
+        now.
         """
-        call = partial(
-            self._call, "finish", *_report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs)
-        )
+        call = partial(self._call, "finish", *_report(record, step, free, **end))
         answer = cast(FinishWord, text(call()))
         if answer == "unknown":
-            self.restore(record, owner=owner)
+            self.restore(record, owner=end.get("owner", ""))
             answer = cast(FinishWord, text(call()))
         if answer == "done" and step.outcome.late_exit:
             self.note_late_exit(record.id, record.token, step.outcome.late_exit)
@@ -229,39 +231,25 @@ class Attempts(Server):
         lists: Sequence[str],
         slot: str,
         nonce: str,
-        owner: str,
-        worker: str,
         host: str,
         lease_s: float,
         free: FreeCapacity,
-        pid: int | None = None,
-        ended_ago_s: float | None = None,
-        used: KeptUsage = NO_USAGE,
-        leaves_outputs: bool | None = None,
+        **end: Unpack[End],
     ) -> tuple[bool, tuple[Record | None, str] | None]:
         """`finish`, and in the same step a plain `claim_next` for the slot that comes free.
 
         Returns the answers of both; None for that of the claim where none was made: the end was refused, memory is
-        full, or Redis has just started. A repeated call gets the same run. `record` was claimed by `owner`.
+        full, or Redis has just started. A repeated call gets the same run. `record` was claimed by the owner
+        that reports it.
         """
-        report = _report(record, step, owner, free, pid, ended_ago_s, used, leaves_outputs)
+        report = _report(record, step, free, **end)
         asked = (slot, nonce, as_us(lease_s), host, item_schema.VERSION, len(free.queues), len(lists))
         try:
             word, *claimed = self._call("finish_and_claim", *asked, *free.queues, *lists, *report)
         except RedisFullError:
             word, claimed = b"", []
         if text(word) in ("", "unknown"):
-            ended = self.finish(
-                record,
-                step,
-                owner=owner,
-                free=free,
-                pid=pid,
-                ended_ago_s=ended_ago_s,
-                used=used,
-                leaves_outputs=leaves_outputs,
-            )
-            return ended, None
+            return self.finish(record, step, free=free, **end), None
         if step.outcome.late_exit and text(word) == "done":
             self.note_late_exit(record.id, record.token, step.outcome.late_exit)
         return text(word) == "done", _claimed(claimed[0]) if claimed else None
@@ -342,15 +330,35 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as, step.retried, step.avoid]
 
 
+def _claim(
+    run_id: str,
+    which: int | str,
+    nonce: str,
+    *,
+    owner: str,
+    worker: str,
+    host: str,
+    lease_s: float,
+    free: FreeCapacity | None = None,
+    devices: Sequence[str] = (),
+    plain: bool = False,
+    version: int = item_schema.VERSION,
+) -> tuple[str | int, ...]:
+    """The arguments of the `claim` script but the lists; `which` is the dispatch number of the run, or the slot."""
+    left = (free.to_json() if free is not None else "", json.dumps(devices) if devices else "[]")
+    return (run_id, which, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain))
+
+
 def _report(
     record: Record,
     step: NextStep,
-    owner: str,
     free: FreeCapacity | None,
-    pid: int | None,
-    ended_ago_s: float | None,
-    used: KeptUsage,
-    leaves_outputs: bool | None,
+    *,
+    owner: str = "",
+    pid: int | None = None,
+    ended_ago_s: float | None = None,
+    used: KeptUsage = NO_USAGE,
+    leaves_outputs: bool | None = None,
 ) -> list[str | int]:
     """The arguments of the `finish` script, without the last ones that say nothing: each takes Redis a microsecond."""
     outcome = step.outcome

@@ -47,7 +47,7 @@ class ListWait:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 raise DamagedError("the key of a queue is no list") from error
             # Read-only after a failover, no rights, loading: the next connection may be to a server that does it.
-            self._close()
+            self.close()
             problem = explained(self._url, error)
             if isinstance(problem, BrokerUnavailableError):
                 raise problem from error
@@ -74,11 +74,8 @@ class ListWait:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection of a wait in which no thread pops; the next pop connects anew."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
-
-    def close(self) -> None:
-        """Close the connection of a wait in which no thread pops."""
-        self._close()

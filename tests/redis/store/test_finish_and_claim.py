@@ -36,7 +36,7 @@ def claim_next(store: Store, nonce: str = "first") -> Record:
 
 
 def end_and_claim(store: Store, record: Record, nonce: str = "second") -> Answers:
-    about: dict[str, Any] = {"owner": OWNER, "worker": "w", "host": "h", "lease_s": 30, "free": FREE, "pid": 7}
+    about: dict[str, Any] = {"owner": OWNER, "host": "h", "lease_s": 30, "free": FREE, "pid": 7}
     return store.finish_and_claim(record, FINISHED, lists=LISTS, slot="1", nonce=nonce, **about)
 
 
