@@ -30,6 +30,7 @@ from launch_worker.notifications.senders.senders import TIMEOUT_S, Senders
 from launch_worker.settings import Settings
 from launch_worker.store.notices import AT_ONCE, SENDER_LIFE_S, Fate
 from launch_worker.store.store import Store
+from launch_worker.untrusted.text import read_whole
 
 log = logging.getLogger("launch_worker.notifications")
 
@@ -330,7 +331,7 @@ class Deliverer:
     ) -> bool:
         """Note that a receiver failed. A notice that is too old by now is given up."""
         now = self._store.now_us()
-        made_at = min(int(notice.facts.get("at") or now) for notice in parts)
+        made_at = min(read_whole(str(notice.facts.get("at") or "")) or now for notice in parts)
         if now - made_at > GIVE_UP_S * 1e6:
             log.error("notices.given_up channel=%s notice=%s: %s", name, parts[0].id, error)
             settle(parts, "given_up", words=str(error))

@@ -778,6 +778,11 @@ ROWS: dict[str, Row] = {
         HARMLESS,
         ("redis/archive/test_follow.py::test_an_entry_of_the_far_future_ends_neither_the_archive_nor_what_it_follows",),
     ),
+    "I11": Row(
+        "a notice in the outbox that cannot be read, the first one of a channel",
+        HARMLESS,
+        ("redis/notifications/test_rules.py::test_a_notice_of_a_stranger_that_cannot_be_read_keeps_no_other_back",),
+    ),
     "I9": Row(
         "the worker's login in the environment of a health check or an init",
         REFUSED,

@@ -22,6 +22,7 @@ from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import claim, create, running
 from tests.support.receivers import receiving
+from tests.support.redis_client import redis_of
 
 #: What differs between the databases is tested with the channels.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -236,6 +237,23 @@ def test_what_a_rule_finds_reaches_its_channel_once(store: Store, database: Data
     assert text.startswith(
         "*Alarm* `slow`\n```\nIn queue default, 1 run waits for more than 100 ms; &lt;!channel&gt; ("
     )
+
+
+def test_a_notice_of_a_stranger_that_cannot_be_read_keeps_no_other_back(store: Store, database: Database) -> None:
+    with receiving() as receiver:
+        channels = Channels(database)
+        channels.add("ops", "slack", receiver.url)
+        store.keep_channels(["ops"])
+        store.notify("ops", "bad", {"type": "run", "run": "x", "state": "Nonsense"})
+        facts = json.dumps({"type": "run", "run": "x", "state": "Nonsense", "at": "no time"})
+        redis_of(store.url).hset("launch:outbox:ops:notices", "bad.ops", facts)
+        store.notify("ops", "good", {"type": "rule.fired", "alarm": "{}"})
+        deliverer = Deliverer(store, channels.all, Senders(Settings()), look_s=0.1)
+        deliverer.start()
+        try:
+            wait_until(lambda: receiver.got, what="the good one")
+        finally:
+            deliverer.stop()
 
 
 def test_rules_are_checked_and_hold_their_channel(watch: Watch) -> None:
