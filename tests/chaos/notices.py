@@ -49,13 +49,13 @@ def told_otherwise_of(
     redis_kills: Sequence[float] = (),
 ) -> Iterator[str]:
     """What of the notices is missing, doubled or untrue. `redis_kills`: Unix times at which Redis was killed."""
+    known = {run.record.id: run for run in runs}
     by_id: dict[str, list[Told]] = defaultdict(list)
     for one in told:
         by_id[one["id"]].append(one)
     for notice_id, tries in by_id.items():
-        if len({json.dumps(_facts(one)) for one in tries}) > 1 and not _is_told_anew(tries, redis_kills):
+        if len({json.dumps(_facts(one)) for one in tries}) > 1 and not _is_told_anew(tries, known, redis_kills):
             yield f"notice {notice_id} was told in {len(tries)} tries, and not the same in each"
-    known = {run.record.id: run for run in runs}
     ids: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
     for tries in by_id.values():
         first = tries[0]
@@ -86,12 +86,21 @@ def _facts(one: Told) -> list[Any]:
     return [one["type"], *(data.get(name) for name in ("id", "state", "attempt", "exit_code", "counts", "reason"))]
 
 
-def _is_told_anew(tries: Sequence[Told], redis_kills: Sequence[float]) -> bool:
-    """Whether a killed Redis had forgotten that a run Crashed, and who found it next gave a reason of its own."""
+def _is_told_anew(tries: Sequence[Told], runs: Mapping[str, RunFacts], redis_kills: Sequence[float]) -> bool:
+    """Whether a run Crashed, and who found it next gave a reason of its own.
+
+    It proved alive between the two, or a killed Redis had forgotten the first.
+    """
     times = sorted(one["at"] for one in tries)
     but_reasons = {json.dumps(_facts(one)[:-1]) for one in tries}
-    is_crash = len(but_reasons) == 1 and tries[0]["type"] == "run.crashed"
-    return is_crash and any(times[0] < killed_at < times[-1] for killed_at in redis_kills)
+    if len(but_reasons) > 1 or tries[0]["type"] != "run.crashed":
+        return False
+    run, attempt = runs.get(tries[0]["data"]["id"]), tries[0]["data"]["attempt"]
+    steps = () if run is None else run.history
+    reasons = {step.reason for step in steps if (step.state, step.attempt) == (RunState.CRASHED, attempt)}
+    if all(one["data"].get("reason") in reasons for one in tries):
+        return True
+    return any(times[0] < killed_at < times[-1] for killed_at in redis_kills)
 
 
 def _of_run(run: RunFacts, told: Counter[tuple[str, int]], heard: Collection[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_a_crash_that_a_killed_redis_forgot_may_be_told_again_with_another_reaso
     assert "not the same in each" in next(told_otherwise_of([crash], [], [first, again], redis_kills=[between + 5]))
     again["data"]["exit_code"] = 3
     assert "not the same in each" in next(told_otherwise_of([crash], [], [first, again], redis_kills=[between]))
+
+
+def test_a_run_that_crashed_twice_may_be_told_again_with_the_other_reason() -> None:
+    reasons = ("heartbeats stopped", "its worker died")
+    twice = run(steps=(*_STEPS[:5], ("Crashed", 4, 2), ("Running", 5, 2), ("Crashed", 6, 2)))
+    crashes = (step for step in twice.history if step.state is RunState.CRASHED)
+    for step, reason in zip(crashes, reasons, strict=True):
+        twice.history[twice.history.index(step)] = replace(step, reason=reason)
+    notice_id = f"{_RUN}.2.Crashed.chaos"
+    first, again = told(notice_id, "Crashed"), told(notice_id, "Crashed")
+    first["data"]["reason"], again["data"]["reason"] = reasons
+    assert list(told_otherwise_of([twice], [], [first, again])) == []
+    again["data"]["reason"] = "another one"
+    assert "not the same in each" in next(told_otherwise_of([twice], [], [first, again]))
 
 
 def test_who_did_not_ask_must_not_be_told() -> None:
