@@ -120,6 +120,8 @@ def accounts() -> Iterator[dict[str, Machine]]:
                 account = pwd.getpwnam(user)
                 home = Path(account.pw_dir)
                 env = {**handed_on, "HOME": str(home), "USER": user, "LOGNAME": user, "PATH": PATH, "LANG": "C.UTF-8"}
+                # A terminal shows each line at once, and a pipe does not.
+                env["PYTHONUNBUFFERED"] = "1"
                 prefix = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups")
                 clone = [
                     *prefix,
