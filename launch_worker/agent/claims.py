@@ -75,17 +75,21 @@ class NextClaim:
         self._lists = lists
         self._slot = slot
         self._nonce = secrets.token_hex(8)
-        #: Lists that were asked; the slot is taken from then on.
+        #: Lists that were asked, and the room the worker had then; the slot is taken from then on.
         self._asked: Sequence[str] = ()
+        self._room: FreeCapacity | None = None
         self._sent: SentClaim | None = None
 
     def finish(self, record: Record, step: NextStep, *, free: FreeCapacity | None, **facts: Any) -> bool:
         """What `Store.finish` does; a repeated call asks for the same run."""
         if free is not None and not self._asked:
-            self._asked = self._claims.lists_with_slot(self._lists)
+            self._asked, self._room = self._claims.lists_with_slot(self._lists), free
+        lists: Sequence[str] | None = self._asked or None
+        if free is None and self._asked and self._room is not None:
+            # The worker drains by now. What an earlier call has claimed, whose answer was lost, is asked for.
+            lists, free = (), replace(self._room, slots=0)
         sent_at = boot_time_s()
-        asked = (self._asked, self._slot, self._nonce)
-        accepted, answer = self._claims.finish(record, step, *asked, free=free, **facts)
+        accepted, answer = self._claims.finish(record, step, lists, self._slot, self._nonce, free=free, **facts)
         if answer is not None:
             self._sent = SentClaim(self._nonce, sent_at, lambda: answer)
         return accepted
@@ -190,18 +194,19 @@ class Claims:
         self,
         record: Record,
         step: NextStep,
-        lists: Sequence[str],
+        lists: Sequence[str] | None,
         slot: str,
         nonce: str,
         *,
         free: FreeCapacity | None,
         **end: Any,
     ) -> tuple[bool, Answer | None]:
-        """Report an end, and in the same call claim the next run of these lists, if there are some.
+        """Report an end, and in the same call claim the next run of these lists; no run with None.
 
-        Returns whether the end was accepted, and the answer of the claim; None where none was made.
+        With no list it only asks again what an earlier call with this nonce has claimed. Returns whether the end was
+        accepted, and the answer of the claim; None where none was made.
         """
-        if free is None or not lists:
+        if free is None or lists is None:
             return self._store.finish(record, step, free=free, **end), None
         host, lease_s = self._claimer["host"], self._claimer["lease_s"]
         return self._store.finish_and_claim(

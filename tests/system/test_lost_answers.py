@@ -14,6 +14,7 @@ from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.api.client import Api
 from launch_worker.api.run import Run
 from launch_worker.attempt.attempt import Attempt
+from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -87,6 +88,33 @@ def test_a_lost_answer_costs_neither_the_end_nor_the_next_run(
     assert attempt_of_third is not None
     agent.see_to_its_end(attempt_of_third)
     assert third.refresh().state is RunState.FINISHED
+
+
+def test_a_worker_that_drains_meanwhile_learns_what_it_has_claimed(
+    agent: LaunchAgent, proxy: Losing, api: Api, tmp_path: Path
+) -> None:
+    first, second, third = (stamping(api, tmp_path) for _ in range(3))
+    attempt, after = begin(agent)
+
+    def finish(*args: Any, **facts: Any) -> bool:
+        try:
+            return after.finish(*args, **facts)
+        except BrokerUnavailableError:
+            agent.end_intake()
+            raise
+
+    attempt.finish = finish
+    proxy.lose(b"_finish_and_claim", count=1)
+    agent.see_to_its_end(attempt)
+    assert proxy.lost == 1
+    assert not agent.takes_runs
+    following = after.take_up()
+    assert following is not None
+    agent.see_to_its_end(following)
+    for run in (first, second):
+        assert states(run) == ["Pending", "Running", "Finished"]
+    assert third.refresh().state is RunState.PENDING
+    assert agent.num_running_jobs == 0
 
 
 def test_functions_that_were_flushed_cost_neither_the_end_nor_the_next_run(
