@@ -55,15 +55,16 @@ class Notices(News):
         # Imported on demand, here and below: commands that show no notices start the faster.
         from launch_worker.model.notice import Lent, Notice
 
+        # Who may write to the outbox may have written any of the numbers.
         answer = self._call("lend_notices", channel, holder, as_us(lease_s), count)
-        why, until = text(answer[0]), text(answer[1])
+        why, until = text(answer[0]), read_whole(answer[1]) or 0
         if why != "due" or len(answer) == 2:
-            return Lent((), why, int(until or 0), holder=text(answer[2]) if why == "held" else "")
+            return Lent((), why, until, holder=text(answer[2]) if why == "held" else "")
         found = [
-            Notice(text(notice_id), int(due_at), int(tries), text(mark), read_map(facts))
+            Notice(text(notice_id), read_whole(due_at) or 0, read_whole(tries) or 0, text(mark), read_map(facts))
             for notice_id, due_at, tries, mark, facts in zip(*[iter(answer[3:])] * 5, strict=True)
         ]
-        return Lent(tuple(found), why, int(until), int(answer[2]))
+        return Lent(tuple(found), why, until, read_whole(answer[2]) or 0)
 
     def return_channel(self, channel: str, holder: str) -> None:
         """Let another sender have a channel at once."""
