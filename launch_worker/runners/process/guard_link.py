@@ -166,7 +166,7 @@ class GuardLink:
         """Whether the guard has not read all that was sent through the main socket."""
         try:
             return any(fcntl.ioctl(self._control, termios.TIOCOUTQ, bytes(4)))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: it is closed
             return False
 
     def send(self, line: bytes, fds: Sequence[int] = ()) -> None:

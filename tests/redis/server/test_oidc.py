@@ -72,7 +72,7 @@ def test_a_person_comes_in_and_goes_to_the_page_that_was_asked_for(
     provider.knows("s-1", preferred_username="Ada", name="Ada L.", groups=["staff", "/lab/ml"])
     page = browser.get("/login", params={"next": "/celery/tasks?a=b&c=d"})
     assert "Log in with 127.0.0.1" in page.text
-    assert "/login/oidc?next=/celery/tasks%3Fa%3Db%26c%3Dd" in page.text
+    assert "/login/oidc?next=%2Fcelery%2Ftasks%3Fa%3Db%26c%3Dd" in page.text
     there = leave(browser, "/celery/tasks?a=b&c=d")
     asked = {name: values[0] for name, values in parse_qs(urlsplit(there).query).items()}
     assert asked["redirect_uri"] == f"{server.url}/login/oidc/callback"

@@ -106,3 +106,10 @@ def test_a_guard_that_reads_is_kept(jobs: Jobs) -> None:
     assert guard_of(jobs.runner) == guard
     neighbour.stop(grace_s=0)
     end_of(neighbour)
+
+
+def test_a_heartbeat_after_the_jobs_were_left_finds_no_fault(jobs: Jobs) -> None:
+    job = jobs.start("sleep", "60")
+    jobs.runner.detach()
+    jobs.runner.renew({job.key: None})
+    os.kill(job.pid, signal.SIGKILL)
