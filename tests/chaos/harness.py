@@ -22,6 +22,7 @@ from tests.chaos.leftovers import check_leftovers, counters_beside_records, dama
 from tests.chaos.notices import delays, read_told, told_otherwise_of
 from tests.chaos.outputs import check_outputs, count_outputs
 from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, NOTICE_FAULTS, Fault, plan_faults
+from tests.chaos.report import table
 from tests.chaos.served import check_served
 from tests.chaos.system import System
 from tests.chaos.verify import Findings, check_runs, read_runs
@@ -69,6 +70,8 @@ def run_chaos(
             findings = _Harness(system, seed, duration_s, say, told=told).run()
             keep = keep or bool(findings.violations)
             if keep:
+                # Who runs tests again sees no output of the first time.
+                (folder / "findings").write_text(table(findings, seed=seed, duration_s=duration_s))
                 # The small disk goes away with the system.
                 shutil.copytree(
                     system.spool,
