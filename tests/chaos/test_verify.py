@@ -174,6 +174,15 @@ def test_a_job_that_outlived_its_killed_worker_is_found() -> None:
     assert any("longer than its killed worker" in text for text in found)
 
 
+def test_a_crashed_run_that_went_back_and_was_never_tried_again_may_have_ended_by_itself() -> None:
+    steps = (*ONE, ("Crashed", 9, 1, "heartbeats stopped"), ("Pending", 9, 1, "retry"), ("Killed", 10, 1, "halted"))
+    frozen = Evidence(lives=[Life("w1", 10, 0.0, 1000.0, stopped=[Span(5.3, 9.5)])])
+    found = check(facts(*steps, written={1: stamps(2.1, 4.9)}), frozen).violations
+    assert not [text for text in found if "is Crashed" in text]
+    found = check(facts(*steps[:-2], written={1: stamps(2.1, 4.9)}), frozen).violations
+    assert [text for text in found if "is Crashed" in text]
+
+
 def test_output_that_was_lost_or_doubled_is_found() -> None:
     run = facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)})
     run.lines = 2

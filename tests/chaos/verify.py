@@ -505,8 +505,10 @@ class _Check:
         life = self._life(attempt)
         if life is None:
             return f"its job {_told(attempt)}; its worker (pid {stamps.worker_pid}) is unknown"
-        if attempt is not self.run.attempts[-1] or self.run.record.attempt != attempt.number:
-            # It was superseded: its report, however late, came after its lease.
+        went_back = any((step.state, step.attempt) == (RunState.PENDING, attempt.number) for step in self.run.history)
+        if went_back or attempt is not self.run.attempts[-1] or self.run.record.attempt != attempt.number:
+            # It was superseded, by its next attempt or by what ended the run before that began: its report, however
+            # late, came after its lease.
             return ""
         if life.killed_at is not None and stamps.ended_at >= life.killed_at:
             self.tolerated.append(f"attempt {attempt.number}: its job ended by itself after its worker had been killed")
