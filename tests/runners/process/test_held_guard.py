@@ -51,14 +51,20 @@ def beat_until_replaced(jobs: Jobs, guard: int, *neighbours: JobHandle) -> None:
     wait_until(replaced, what="another guard is there")
 
 
-def test_a_start_that_hangs_holds_up_no_other_job(jobs: Jobs, held_program: tuple[Path, int]) -> None:
-    program, lease = held_program
-    neighbour = jobs.start("sleep", "60")
+def begin_to_start(jobs: Jobs, program: Path, neighbour: JobHandle) -> tuple[threading.Thread, list[JobHandle]]:
+    """Start a program that hangs, until another guard is there; the starting thread, and where its job will be."""
     guard = guard_of(jobs.runner)
     started: list[JobHandle] = []
     starting = threading.Thread(target=lambda: started.append(jobs.start(str(program))))
     starting.start()
     beat_until_replaced(jobs, guard, neighbour)
+    return starting, started
+
+
+def test_a_start_that_hangs_holds_up_no_other_job(jobs: Jobs, held_program: tuple[Path, int]) -> None:
+    program, lease = held_program
+    neighbour = jobs.start("sleep", "60")
+    starting, started = begin_to_start(jobs, program, neighbour)
     # Neither its neighbour nor what comes later waits for it.
     neighbour.stop(grace_s=5)
     assert end_of(neighbour) == Exited(-signal.SIGTERM, "asked")
@@ -74,11 +80,7 @@ def test_a_start_that_hangs_holds_up_no_other_job(jobs: Jobs, held_program: tupl
 def test_a_start_that_hangs_can_be_stopped(jobs: Jobs, held_program: tuple[Path, int]) -> None:
     program, _ = held_program
     neighbour = jobs.start("sleep", "60")
-    guard = guard_of(jobs.runner)
-    started: list[JobHandle] = []
-    starting = threading.Thread(target=lambda: started.append(jobs.start(str(program))))
-    starting.start()
-    beat_until_replaced(jobs, guard, neighbour)
+    starting, started = begin_to_start(jobs, program, neighbour)
     starting.join(20)
     [held] = started
     held.stop(grace_s=0)
